@@ -1,0 +1,20 @@
+"""Learning rules side by side: Forward-Forward and backpropagation on the same networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ffbp.algorithms import Algorithm
+
+__version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
+    """Load a trained model: `ffbp.load("logs/ff/...").predict(images)`. See `ffbp.run.load`."""
+    from ffbp.run import load as load_run  # here, so that a mistyped setting need not wait for PyTorch
+
+    return load_run(run, trust=trust)

@@ -1,0 +1,6 @@
+"""Images: where they come from, how they are split, and how they reach the algorithm."""
+
+from ffbp.data.batches import Batch, Batches
+from ffbp.data.datamodule import ImageData
+
+__all__ = ["Batch", "Batches", "ImageData"]

@@ -1,0 +1,40 @@
+"""Random numbers that a resumed or divided run draws again exactly."""
+
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+
+def stream_seed(*key: int) -> int:
+    """Derive a seed from `key`, such as (seed, epoch, batch): keys that differ anywhere give unrelated seeds."""
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+
+
+def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make a generator on `device` whose stream is a function of `key` alone."""
+    return torch.Generator(device).manual_seed(stream_seed(*key))
+
+
+class Draws:
+    """The random numbers of one batch.
+
+    They are drawn for the whole batch wherever it is processed, and each process keeps its own rows: so
+    two processes that share a batch draw what one process would.
+
+    Args:
+        key: (seed, epoch, batch).
+        total: images in the whole batch.
+        rows: those of this process.
+        device: where the numbers are needed.
+    """
+
+    def __init__(self, key: tuple[int, ...], total: int, rows: slice, device: torch.device) -> None:
+        self.key, self.total, self.rows, self.device = key, total, rows, device
+        self.generator: torch.Generator | None = None
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draw numbers in [0, 1), shape (B, *shape), B being the rows of this process."""
+        if self.generator is None:
+            self.generator = seeded_generator(*self.key, device=self.device)
+        return torch.rand(self.total, *shape, generator=self.generator, device=self.device)[self.rows]

@@ -1,0 +1,1 @@
+"""The parts of Forward-Forward: small pure functions on tensors."""

@@ -1,0 +1,50 @@
+"""Goodness of a layer's activity, and the normalisation that hides it from the next layer."""
+
+from torch import Tensor
+
+
+def sum_square(activity: Tensor) -> Tensor:
+    """The sum of squared activities, shape (B,), of an activity (B, ...), in single precision.
+
+    Source: Hinton 2022, section 2, equation 1.
+    """
+    return activity.flatten(1).float().square().sum(1)
+
+
+def mean_square(activity: Tensor) -> Tensor:
+    """The mean of squared activities, shape (B,), of an activity (B, ...), in single precision."""
+    return activity.flatten(1).float().square().mean(1)
+
+
+def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
+    """Divide by the root mean square over dimension 1: the units of a layer, or the channels at each position.
+
+    Args:
+        activity: shape (B, D) or (B, C, H, W).
+        eps: added to the mean square, so that silent layers stay finite.
+
+    Returns:
+        the same shape, root mean square 1.
+
+    Source: Hinton 2022, section 2, and his Matlab code.
+    """
+    return activity * (activity.square().mean(1, keepdim=True) + eps).rsqrt()
+
+
+def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
+    """Divide by the Euclidean length over dimension 1: the units of a layer, or the channels at each position.
+
+    Args:
+        activity: shape (B, D) or (B, C, H, W).
+        eps: added to the length, so that silent layers stay finite.
+
+    Returns:
+        the same shape, length 1.
+
+    Source: the compared paper, equation 9.
+    """
+    return activity / (activity.norm(dim=1, keepdim=True) + eps)
+
+
+GOODNESS = {"sum_square": sum_square, "mean_square": mean_square}
+NORMALIZATION = {"rms": rms, "l2": l2}

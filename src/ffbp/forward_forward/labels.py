@@ -1,0 +1,97 @@
+"""Label embeddings: how an image carries a label that Forward-Forward can judge.
+
+Every embedding here is affine in the label: embed(x, w) = blank(x) + sum_c w_c P_c, where w (B, classes) is one-hot
+for a label and 1/classes each for the neutral one, and P_c is the pattern of class c. A layer's product is linear,
+so that W embed(x, w) = W blank(x) + sum_c w_c (W P_c): positives, negatives, the neutral label and all labels at once
+share one product of the image.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+
+class LabelEmbedding(nn.Module):
+    """An affine label embedding.
+
+    Args:
+        patterns: what each class adds to an image, shape (classes, C, H, W).
+        mask: what is kept of the image itself, shape (C, H, W), ones and zeros; None to keep all of it.
+    """
+
+    patterns: Tensor
+    mask: Tensor | None
+
+    def __init__(self, patterns: Tensor, mask: Tensor | None = None) -> None:
+        super().__init__()
+        # fixed by the settings, hence in no checkpoint
+        self.register_buffer("patterns", patterns, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def blank(self, images: Tensor) -> Tensor:
+        """Make room for a label, shape (B, C, H, W)."""
+        return images if self.mask is None else images * self.mask
+
+    def forward(self, images: Tensor, weights: Tensor) -> Tensor:
+        """Write a label, or a mixture of labels, into each image.
+
+        Args:
+            images: shape (B, C, H, W), floats in [0, 1].
+            weights: of each class, shape (B, classes): one-hot, or 1/classes each for the neutral label.
+
+        Returns:
+            shape (B, C, H, W).
+        """
+        return self.blank(images) + torch.einsum("bk,kchw->bchw", weights, self.patterns)
+
+
+def overlay(image_shape: Sequence[int], classes: int) -> LabelEmbedding:
+    """Replace the first pixels of the top row by the label, one-hot; neutral is 1/classes in each.
+
+    Raises:
+        ValueError: if a row has fewer pixels than there are classes.
+
+    Source: Hinton 2022, section 3.3.
+    """
+    channels, height, width = image_shape
+    if width < classes:
+        raise ValueError(f"label_embedding=overlay needs images at least {classes} pixels wide, these have {width}")
+    patterns = torch.zeros(classes, channels, height, width)
+    patterns[:, 0, 0, :classes] = torch.eye(classes)
+    mask = torch.ones(channels, height, width)
+    mask[0, 0, :classes] = 0
+    return LabelEmbedding(patterns, mask)
+
+
+def fourier(image_shape: Sequence[int], classes: int, strength: float) -> LabelEmbedding:
+    """Add a plane wave to the image, of a direction, frequency and phase of its class: every window sees it.
+
+    Class c has direction pi c / classes, and two and a half or four and a half waves across the image in turn, so
+    that neighbours in direction differ in frequency.
+
+    Args:
+        image_shape: channels, height and width.
+        classes: how many waves.
+        strength: the wave's amplitude, where a white pixel is 1.
+
+    Source: after Scodellaro et al. 2023 (arXiv:2312.14924), section on spatially extended labels.
+    """
+    channels, height, width = image_shape
+    rows = torch.arange(height).float().unsqueeze(1) / height  # (H, 1)
+    columns = torch.arange(width).float() / width  # (W,)
+    waves = []
+    for label in range(classes):
+        direction = math.pi * label / classes
+        frequency = 2.5 + 2.0 * (label % 2)
+        along = math.cos(direction) * columns + math.sin(direction) * rows  # (H, W)
+        waves.append(torch.cos(2 * math.pi * frequency * along + label))
+    patterns = strength * torch.stack(waves).unsqueeze(1).repeat(1, channels, 1, 1)
+    return LabelEmbedding(patterns)
+
+
+def label_weights(labels: Tensor, classes: int) -> Tensor:
+    """One-hot floats, shape (B, classes), for labels of shape (B,)."""
+    return one_hot(labels, classes).float()

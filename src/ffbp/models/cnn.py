@@ -1,0 +1,31 @@
+"""The convolutional network of the paper."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ffbp.errors import ConfigError
+from ffbp.models.stack import Block, Stack
+from ffbp.settings import Probability, checked
+
+
+@checked
+def cnn(*, image_shape: Sequence[int], classes: int, dropout: Probability) -> Stack:
+    """Build three 3x3 convolutions without padding, a dense layer and a head: 93,322 parameters on MNIST.
+
+    Args:
+        image_shape: channels, height and width of an image, at least 18 pixels each way.
+        classes: how many logits.
+        dropout: share of the inputs dropped in training, in front of the dense layer and of the head.
+    """
+    channels, height, width = image_shape
+    if min(height, width) < 18:
+        raise ConfigError(f"model=cnn: images of at least 18 x 18 pixels expected, {height} x {width} found.")
+    rows, columns = (((side - 2) // 2 - 2) // 2 - 2 for side in (height, width))  # 28 -> 26 -> 13 -> 11 -> 5 -> 3
+    blocks = [
+        Block(nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),  # (B, 32, 13, 13)
+        Block(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),  # (B, 64, 5, 5)
+        Block(nn.Conv2d(64, 64, 3), nn.ReLU()),  # (B, 64, 3, 3)
+        Block(nn.Linear(64 * rows * columns, 64), nn.ReLU(), dropout=dropout),  # (B, 64)
+    ]
+    return Stack(blocks, Block(nn.Linear(64, classes), dropout=dropout), image_shape)

@@ -1,0 +1,72 @@
+"""A model is a stack of layers with a head; what trains it is somebody else's business."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """One layer: dropout on its input, an affine product, then what follows (batch norm, activation, pooling).
+
+    The parts can be called apart, for a rule that wants the product alone.
+
+    Args:
+        affine: a dense layer or a convolution.
+        after: modules applied to its product, in order.
+        dropout: the share of inputs that are dropped in training.
+    """
+
+    def __init__(self, affine: nn.Linear | nn.Conv2d, *after: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.affine = affine
+        self.after = nn.Sequential(*after)
+
+    @property
+    def dense(self) -> bool:
+        """Whether each unit sees the whole input."""
+        return isinstance(self.affine, nn.Linear)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Multiply by the weights and add the biases; images and maps in front of a dense layer are flattened."""
+        return self.affine(x.flatten(1) if self.dense else x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.product(self.dropout(x)))
+
+
+class Stack(nn.Module):
+    """Blocks one upon the other and a head: images (B, C, H, W) to logits (B, classes).
+
+    Args:
+        blocks: the layers, first to last.
+        head: from the last layer's activity, flattened, to the logits.
+        image_shape: channels, height and width of an image.
+    """
+
+    def __init__(self, blocks: Sequence[Block], head: Block, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.head: Block | None = head  # an algorithm with a read-out of its own takes it off
+        self.classes = head.affine.weight.shape[0]
+        self.image_shape = tuple(image_shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        activity = images
+        for block in self.blocks:
+            activity = block(activity)
+        assert self.head is not None
+        return self.head(activity)  # (B, classes)
+
+    def activity_sizes(self) -> list[int]:
+        """How many activities each block has for one image, first to last."""
+        sizes, training = [], self.training
+        self.eval()
+        with torch.no_grad():
+            activity = torch.zeros(1, *self.image_shape)
+            for block in self.blocks:
+                activity = block(activity)
+                sizes.append(activity.numel())
+        self.train(training)
+        return sizes
