@@ -1,30 +1,43 @@
 """A run, from its settings to its metrics: build, fit, test, write."""
 
 import json
+import logging
+import os
 import platform
 import resource
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.model_summary import ModelSummary
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build, build_algorithm, describe, require_trust
-from ffbp.callbacks import RunRecord, StopOnSignal, TrainingClock
-from ffbp.callbacks.record import write_text
+from ffbp.callbacks import NotedSignals, RunRecord
 from ffbp.checkpoint import FORMAT, SafeCheckpointIO, previous_of, read_checkpoint
 from ffbp.data import ImageData
 from ffbp.errors import CheckpointError, ConfigError, ResourceError
+from ffbp.files import write_text
 from ffbp.settings import CountOrNone, Seed
 from ffbp.trainer import build_trainer
 
 Settings = dict[str, Any]
+
+# Lightning makes PyTorch ask the NVIDIA driver for its devices at every step of Adam: 0.12 ms each where there is none
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+# what Lightning says of devices, tips and loaders is no news to who runs this
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="lightning")
 
 
 class RunSettings(BaseModel):
@@ -44,13 +57,14 @@ class CheckpointSettings(BaseModel):
     every_n_steps: CountOrNone
 
 
-def train(settings: Settings, directory: Path, *, resume: bool = False) -> dict[str, Any]:
+def train(settings: Settings, directory: Path, *, resume: bool = False, bar: bool | None = None) -> dict[str, Any]:
     """Train, test on the best checkpoint, and leave everything in `directory`.
 
     Args:
         settings: as `conf/train.yaml` composes them, plain values.
         directory: of the run.
         resume: go on from the last checkpoint there.
+        bar: draw a progress bar, instead of printing a line an epoch; None where there is a terminal.
 
     Returns:
         what is in metrics.json.
@@ -68,21 +82,26 @@ def train(settings: Settings, directory: Path, *, resume: bool = False) -> dict[
     if settings["compile"]:
         algorithm.compile_layers()
 
-    clock = TrainingClock()
-    terminal = sys.stdout.isatty()
-    record = RunRecord(directory, clock, settings["checkpoint"]["every_n_steps"], announce=not terminal)
+    signals = NotedSignals()
+    bar = sys.stdout.isatty() if bar is None else bar
+    record = RunRecord(directory, settings["checkpoint"]["every_n_steps"], announce=not bar, signals=signals)
     chosen = [build(f"callbacks.{name}", part) for name, part in (settings["callbacks"] or {}).items()]
+    if bar:
+        chosen.append(RichProgressBar(refresh_rate=20, console_kwargs={"force_terminal": True}))
     trainer = build_trainer(
-        settings["trainer"] | {"enable_progress_bar": terminal and settings["trainer"]["enable_progress_bar"]},
-        callbacks=[clock, StopOnSignal(record), *chosen, record],
+        settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
+        callbacks=[*chosen, record],
         logger=[build(f"logger.{name}", part) for name, part in (settings["logger"] or {}).items()],
         plugins=[SafeCheckpointIO()],
         default_root_dir=directory,
     )
+    if not resume:
+        print(ModelSummary(algorithm, max_depth=3), flush=True)
     last = usable_checkpoint(record.last_path) if resume else None
     write_status(directory, "running")
     try:
-        trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)
+        with signals:
+            trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)
         best = None if trainer.fast_dev_run else record.best_path
         [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
     except torch.OutOfMemoryError as error:
@@ -99,7 +118,7 @@ def train(settings: Settings, directory: Path, *, resume: bool = False) -> dict[
         **tested,
         "val/acc": record.best.get("val/acc"),
         "val/loss": record.best.get("val/loss"),
-        "time/train_seconds": clock.total,
+        "time/train_seconds": record.clock.seconds,
         "time/total_seconds": time.perf_counter() - started,
         "memory/peak_mib": _peak_mib(trainer),
         "torch": torch.__version__,

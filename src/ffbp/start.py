@@ -1,10 +1,8 @@
 """How runs begin: in a new directory, or where an earlier one was broken off."""
 
 import json
-import logging
 import shutil
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,8 +77,6 @@ def _accept_changes(settings: Settings, wanted: Any) -> None:
 
 def _run(settings: Settings, directory: Path, resume: bool) -> None:
     """Train and keep status.json true, whatever happens."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
     print(f"run directory: {directory}")
     if not resume:
         console = Console(width=None if sys.stdout.isatty() else 120)

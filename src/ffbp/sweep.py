@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from ffbp.callbacks.record import write_text
+from ffbp.files import write_text
 
 
 class SweepTable(Callback):

@@ -1,11 +1,13 @@
 """Lightning's Trainer from settings, refused early where they cannot work."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.profilers import PassThroughProfiler
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ffbp.build import describe
@@ -44,6 +46,16 @@ class TrainerSettings(BaseModel):
         return self
 
 
+class NoProfiler(PassThroughProfiler):
+    """No profiler, at the price of none: Lightning's own builds a context manager thirty times a step."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return _NOTHING
+
+
+_NOTHING = nullcontext()
+
+
 def build_trainer(settings: dict[str, Any], **parts: Any) -> pl.Trainer:
     """Build the Trainer.
 
@@ -61,7 +73,8 @@ def build_trainer(settings: dict[str, Any], **parts: Any) -> pl.Trainer:
         raise ConfigError(describe("trainer", error)) from error
     _check_device(checked)
     try:
-        return pl.Trainer(**settings, **parts)
+        profiler = settings["profiler"] or NoProfiler()
+        return pl.Trainer(**settings | {"profiler": profiler}, **parts)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 

@@ -52,6 +52,13 @@ class Algorithm(pl.LightningModule):
             {phase: EpochMeans([f"{phase}/{what}" for what in ("loss", "acc", *several)]) for phase in ("val", "test")}
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the current hook on the module, forty times a step, and a module's own way is slow
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # -- what a rule may say of itself
 
     def readouts(self, images: Tensor) -> dict[str, Tensor]:
@@ -116,18 +123,17 @@ class Algorithm(pl.LightningModule):
         self.total_steps = self.trainer.estimated_stepping_batches
         if self.total_steps == float("inf") and self.schedule != "constant":
             raise ConfigError(f"algo.schedule={self.schedule}: needs a trainer.max_epochs or max_steps to end at.")
-        # what is computed on a CPU can be looked at without waiting for it
-        self.check_interval = 1 if self.device.type == "cpu" else max(1, self.trainer.log_every_n_steps)
+        self.generator = default_generator(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # modules that draw from the global generator, such as dropout, draw the same after a resume
-        torch.manual_seed(stream_seed(*batch.draws.key, self.global_rank))
+        self.generator.manual_seed(stream_seed(*batch.draws.key, self.global_rank))
         elapsed = (self.global_step + 0.5) / self.total_steps
         for group in self.optimizers(use_pl_optimizer=False).param_groups:
             group["lr"] = group["base_lr"] * schedule_gain(self.schedule, self.progress(group, elapsed))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self.global_step % self.check_interval == 0:
+        if batch_idx % self.trainer.log_every_n_steps == 0:  # not at each: it waits for the device
             self.check_finite()
 
     def on_train_epoch_end(self) -> None:
@@ -195,3 +201,8 @@ class Algorithm(pl.LightningModule):
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of rows of `logits` (B, classes) that are largest at their label (B,)."""
     return (logits.argmax(1) == labels).float().mean()
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that modules such as dropout draw from on `device`."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator

@@ -100,12 +100,14 @@ class ForwardForward(Algorithm):
         Returns:
             the product of the images without a label, shape (B, ...), and what each label adds, (classes, ...).
         """
-        first = self.stack.blocks[0]
-        blank = first.dropout(self.embedding.blank(images))
-        rows = first.product(torch.cat([blank, self.embedding.patterns]))  # (B + classes, ...)
-        images_part, patterns_part = rows.split([len(images), len(self.embedding.patterns)])
-        bias = first.affine.bias.view(-1, *[1] * (rows.dim() - 2))
-        return images_part, patterns_part - bias
+        first, count = self.stack.blocks[0], len(images)
+        rows = torch.cat([images, self.embedding.patterns])  # (B + classes, C, H, W)
+        self.embedding.blank_(rows[:count])
+        if self.training and first.dropout.p:
+            rows[:count] = first.dropout(rows[:count])
+        product = first.product(rows)  # (B + classes, ...)
+        bias = first.affine.bias.view(-1, *[1] * (product.dim() - 2))
+        return product[:count], product[count:] - bias
 
     def activities(self, product: Tensor) -> Iterator[Tensor]:
         """Run the layers above a first product (B, ...), giving each one's activity (B, ...).
@@ -123,7 +125,8 @@ class ForwardForward(Algorithm):
         """Normalised activities under the neutral label, those of all read-out layers side by side: (B, features)."""
         neutral = products[0] + products[1].mean(0)
         activities = list(self.activities(neutral))[self.read_from :]
-        return torch.cat([self.normalize(activity).flatten(1) for activity in activities], 1)
+        features = [self.normalize(activity).flatten(1) for activity in activities]
+        return features[0] if len(features) == 1 else torch.cat(features, 1)
 
     # -- learning
 
@@ -138,28 +141,29 @@ class ForwardForward(Algorithm):
         head_loss = cross_entropy(logits, batch.labels)
         yield head_loss
 
-        false = self.false_labels(batch, logits.detach())
         images_part, labels_part = products
-        patterns = embedding(torch.cat([batch.labels, false]), labels_part.flatten(1)).view(-1, *labels_part.shape[1:])
-        both = images_part.repeat(2, *[1] * (images_part.dim() - 1)) + patterns  # (2B, ...), positives first
+        labels = torch.stack([batch.labels, self.false_labels(batch, logits.detach())])  # (2, B), positives first
+        patterns = embedding(labels, labels_part.flatten(1)).view(2, *images_part.shape)
+        both = (images_part + patterns).flatten(0, 1)  # (2B, ...)
         measures = []
         for k, activity in enumerate(self.activities(both)):
-            positive, negative = self.goodness(activity).chunk(2)  # (B,), (B,)
-            loss = self.layer_loss(k, positive, negative)
+            goodness = self.goodness(activity).view(2, -1)  # (2, B)
+            loss = self.layer_loss(k, goodness)
             if self.learns(k):
                 yield loss
-            measures += [loss, positive.mean(), negative.mean(), (positive > negative).float().mean()]
+            separation = (goodness[0] > goodness[1]).float().mean()
+            measures += [loss, *goodness.mean(1), separation]
         self.record(logits, batch.labels, head_loss, measures)
 
     def false_labels(self, batch: Batch, logits: Tensor) -> Tensor:
         """A false label for each image, shape (B,), never its own."""
-        uniform = batch.draws.uniform()
         if self.negatives == "hard":
-            return hard_negatives(batch.labels, logits, uniform)
-        return uniform_negatives(batch.labels, self.stack.classes, uniform)
+            return hard_negatives(batch.labels, logits, batch.draws.uniform(self.stack.classes))
+        return uniform_negatives(batch.labels, self.stack.classes, batch.draws.uniform())
 
-    def layer_loss(self, k: int, positive: Tensor, negative: Tensor) -> Tensor:
-        """The objective of layer k, a scalar, on the goodness of positives (B,) and negatives (B,)."""
+    def layer_loss(self, k: int, goodness: Tensor) -> Tensor:
+        """The objective of layer k, a scalar, on the goodness of positives and negatives, shape (2, B)."""
+        positive, negative = goodness
         if self.objective == "margin":
             return margin(positive, negative, self.alpha)
         objective = logistic if self.objective == "logistic" else linear
@@ -168,11 +172,11 @@ class ForwardForward(Algorithm):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        if self.trainer.world_size == 1:
+        if self.trainer.world_size == 1 and len(self.stack.blocks) > 1:
             for loss in self.losses(batch):
-                self.manual_backward(loss)
-        else:  # processes exchange gradients once, in one backward pass
-            self.manual_backward(sum(self.losses(batch), start=torch.zeros((), device=self.device)) * batch.share)
+                self.manual_backward(loss)  # which frees this layer's graph
+        else:  # several processes exchange gradients once; a single layer has no other to make room for
+            self.manual_backward(torch.stack(list(self.losses(batch))).sum() * batch.share)
         optimizer.step()
 
     def learns(self, k: int) -> bool:

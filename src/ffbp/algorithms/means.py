@@ -18,23 +18,22 @@ class EpochMeans(Metric):
     """
 
     full_state_update = False
-    totals: Tensor
-    count: Tensor
+    sums: Tensor
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = list(names)
-        # doubles, since a sum over 60,000 images in single precision would show in the sixth digit
-        self.add_state("totals", torch.zeros(len(names), dtype=torch.double), dist_reduce_fx="sum", persistent=True)
-        self.add_state("count", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum", persistent=True)
+        # the last is the number of images; doubles, since a sum over 60,000 of them would lose digits otherwise
+        sums = torch.zeros(len(names) + 1, dtype=torch.double)
+        self.add_state("sums", sums, dist_reduce_fx="sum", persistent=True)
+        self.register_buffer("one", torch.ones(()), persistent=False)
 
     def update(self, values: Sequence[Tensor], count: int) -> None:
         """Add a batch: the mean of each quantity over its images, scalars, and how many images it has."""
-        self.totals.add_(torch.stack([value.detach().float() for value in values]), alpha=count)
-        self.count.add_(count)
+        self.sums.add_(torch.stack([*(value.detach().float() for value in values), self.one]), alpha=count)
 
     def compute(self) -> Tensor:
-        return self.totals / self.count  # (names,)
+        return self.sums[:-1] / self.sums[-1]  # (names,)
 
     def by_name(self) -> dict[str, Tensor]:
         """The means, scalars in single precision."""
@@ -42,7 +41,7 @@ class EpochMeans(Metric):
 
     def broken(self) -> list[str]:
         """The names of quantities whose sum is infinite or not a number."""
-        finite = self.totals.isfinite()
+        finite = self.sums.isfinite()
         if finite.all():
             return []
-        return [name for name, good in zip(self.names, finite.tolist(), strict=True) if not good]
+        return [name for name, good in zip(self.names, finite.tolist(), strict=False) if not good]

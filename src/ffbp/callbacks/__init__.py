@@ -2,6 +2,6 @@
 
 from ffbp.callbacks.clock import TrainingClock
 from ffbp.callbacks.record import RunRecord
-from ffbp.callbacks.signals import StopOnSignal
+from ffbp.callbacks.signals import NotedSignals
 
-__all__ = ["RunRecord", "StopOnSignal", "TrainingClock"]
+__all__ = ["NotedSignals", "RunRecord", "TrainingClock"]

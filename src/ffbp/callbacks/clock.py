@@ -3,71 +3,57 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
 
-class TrainingClock(pl.Callback):
-    """Seconds spent in training epochs, validation, saving and pictures left out, summed over resumes.
+class TrainingClock:
+    """Seconds spent in training epochs; validation, saving and pictures are left out by pausing.
 
-    Logs `time/epoch_seconds`.
+    Attributes:
+        seconds: of all finished epochs.
+        epoch_seconds: of the one that runs, up to the last pause.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0  # of all epochs before this one
-        self.epoch_seconds = 0.0  # of this epoch, up to the last pause
+        self.seconds = 0.0
+        self.epoch_seconds = 0.0
         self._running_since: float | None = None
 
     def start(self) -> None:
+        """Go on counting."""
         self.pause()
         self._running_since = time.perf_counter()
 
     def pause(self) -> None:
+        """Stop counting, until the next start."""
         if self._running_since is None:
             return
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # what was asked for is part of the time; once an epoch
+            torch.cuda.synchronize()  # what was asked of the device is part of the time
         self.epoch_seconds += time.perf_counter() - self._running_since
         self._running_since = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do something that is not training."""
-        running = self._running_since is not None
         self.pause()
         try:
             yield
         finally:
-            if running:
-                self.start()
-
-    @property
-    def total(self) -> float:
-        """Seconds of training up to the last pause."""
-        return self.seconds + self.epoch_seconds
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start()
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.pause()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit":
             self.start()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def end_epoch(self) -> float:
+        """Pause, close the epoch and return its seconds."""
         self.pause()
-        pl_module.log("time/epoch_seconds", self.epoch_seconds)
-        self.seconds, self.epoch_seconds = self.total, 0.0
+        epoch, self.epoch_seconds = self.epoch_seconds, 0.0
+        self.seconds += epoch
+        return epoch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
         return {"seconds": self.seconds, "epoch_seconds": self.epoch_seconds}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.epoch_seconds = state_dict["seconds"], state_dict["epoch_seconds"]
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.seconds, self.epoch_seconds = state["seconds"], state["epoch_seconds"]

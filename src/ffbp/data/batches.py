@@ -59,12 +59,19 @@ class ShiftedImages:
         Returns:
             floats in [0, 1], shape (B, C, H, W); pixels shifted in from outside are 0.
         """
-        starts = index * self.size + self.reach * (self.columns + 1)  # (B,) where the unshifted window starts
+        return self.cut(self.starts(index), shift)
+
+    def starts(self, index: Tensor) -> Tensor:
+        """Where the windows of unshifted images start, shape (B,), for images `index` (B,)."""
+        return index * self.size + self.reach * (self.columns + 1)
+
+    def cut(self, starts: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Cut out the windows that start at `starts` (B,), see `take`."""
         if shift is not None:
             starts = starts - shift[:, 0] * self.columns - shift[:, 1]
         windows = self.windows[starts]  # (B, size)
         images = windows.view(-1, self.channels, self.rows, self.columns)[..., : self.height, : self.width]
-        return images.float().div_(255)  # (B, C, H, W)
+        return images / 255  # (B, C, H, W)
 
 
 class Batches:
@@ -121,20 +128,22 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, device, count = self.epoch, self.labels.device, len(self.labels)
         # an epoch that was broken off goes on where it stood; any other begins at its start
-        first = self.position[1] if self.position[0] == epoch else 0
+        broken_off = self.position[0] == epoch and self.position[1] < len(self)
+        first = self.position[1] if broken_off else 0
         if self.shuffle:
             order = torch.randperm(count, generator=seeded_generator(self.seed, epoch)).to(device)
         else:
             order = torch.arange(count, device=device)
+        labels, starts = self.labels[order], self.images.starts(order)  # in this epoch's order, (N,)
         for number in range(first, len(self)):
-            index = order[number * self.batch_size : (number + 1) * self.batch_size]  # (B,)
-            total = len(index)
+            begin = number * self.batch_size
+            total = min(self.batch_size, count - begin)
             rows = slice(total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size)
             draws = Draws((self.seed, epoch, number), total, rows, device)
-            index = index[rows]
+            mine = slice(begin + rows.start, begin + rows.stop)
             shift = None
             if self.shift:
                 shift = draws.uniform(2).mul_(2 * self.shift + 1).long() - self.shift  # (B, 2)
-            share = len(index) * self.world_size / total
+            share = (rows.stop - rows.start) * self.world_size / total
             self.position = (epoch, number + 1)  # before the yield: nothing after the last one runs
-            yield Batch(self.images.take(index, shift), self.labels[index], draws, share)
+            yield Batch(self.images.cut(starts[mine], shift), labels[mine], draws, share)

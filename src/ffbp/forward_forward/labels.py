@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 
 class LabelEmbedding(nn.Module):
@@ -19,21 +18,21 @@ class LabelEmbedding(nn.Module):
 
     Args:
         patterns: what each class adds to an image, shape (classes, C, H, W).
-        mask: what is kept of the image itself, shape (C, H, W), ones and zeros; None to keep all of it.
+        covered: how many pixels of the top row, in the first channel, give way to the label.
     """
 
     patterns: Tensor
-    mask: Tensor | None
 
-    def __init__(self, patterns: Tensor, mask: Tensor | None = None) -> None:
+    def __init__(self, patterns: Tensor, covered: int = 0) -> None:
         super().__init__()
-        # fixed by the settings, hence in no checkpoint
-        self.register_buffer("patterns", patterns, persistent=False)
-        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("patterns", patterns, persistent=False)  # fixed by the settings, hence in no checkpoint
+        self.covered = covered
 
-    def blank(self, images: Tensor) -> Tensor:
-        """Make room for a label, shape (B, C, H, W)."""
-        return images if self.mask is None else images * self.mask
+    def blank_(self, images: Tensor) -> Tensor:
+        """Make room for a label, in place, in images (B, C, H, W)."""
+        if self.covered:
+            images[:, 0, 0, : self.covered] = 0
+        return images
 
     def forward(self, images: Tensor, weights: Tensor) -> Tensor:
         """Write a label, or a mixture of labels, into each image.
@@ -45,7 +44,7 @@ class LabelEmbedding(nn.Module):
         Returns:
             shape (B, C, H, W).
         """
-        return self.blank(images) + torch.einsum("bk,kchw->bchw", weights, self.patterns)
+        return self.blank_(images.clone()) + torch.einsum("bk,kchw->bchw", weights, self.patterns)
 
 
 def overlay(image_shape: Sequence[int], classes: int) -> LabelEmbedding:
@@ -61,9 +60,7 @@ def overlay(image_shape: Sequence[int], classes: int) -> LabelEmbedding:
         raise ValueError(f"label_embedding=overlay needs images at least {classes} pixels wide, these have {width}")
     patterns = torch.zeros(classes, channels, height, width)
     patterns[:, 0, 0, :classes] = torch.eye(classes)
-    mask = torch.ones(channels, height, width)
-    mask[0, 0, :classes] = 0
-    return LabelEmbedding(patterns, mask)
+    return LabelEmbedding(patterns, covered=classes)
 
 
 def fourier(image_shape: Sequence[int], classes: int, strength: float) -> LabelEmbedding:
@@ -90,8 +87,3 @@ def fourier(image_shape: Sequence[int], classes: int, strength: float) -> LabelE
         waves.append(torch.cos(2 * math.pi * frequency * along + label))
     patterns = strength * torch.stack(waves).unsqueeze(1).repeat(1, channels, 1, 1)
     return LabelEmbedding(patterns)
-
-
-def label_weights(labels: Tensor, classes: int) -> Tensor:
-    """One-hot floats, shape (B, classes), for labels of shape (B,)."""
-    return one_hot(labels, classes).float()

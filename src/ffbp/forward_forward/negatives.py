@@ -27,12 +27,14 @@ def uniform_negatives(labels: Tensor, classes: int, uniform: Tensor) -> Tensor:
 
 
 def hard_negatives(labels: Tensor, logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw, for each image, a wrong class with the probability that a classifier gives it.
+    """Draw, for each image, a wrong class with the probability that a classifier gives it among the wrong ones.
+
+    The class with the largest sum of logit and Gumbel noise is a sample of the softmax distribution.
 
     Args:
         labels: true classes, shape (B,).
         logits: the classifier's, shape (B, classes), at least 2 classes.
-        uniform: random numbers in [0, 1), shape (B,).
+        uniform: random numbers in [0, 1), shape (B, classes).
 
     Returns:
         wrong classes, shape (B,), never equal to `labels`.
@@ -44,11 +46,5 @@ def hard_negatives(labels: Tensor, logits: Tensor, uniform: Tensor) -> Tensor:
     """
     if logits.shape[1] < 2:
         raise ValueError(f"a wrong label needs at least 2 classes, there are {logits.shape[1]}")
-    wrong = logits.float().scatter(1, labels.unsqueeze(1), -torch.inf).softmax(1)  # (B, classes), 0 at the true one
-    # the inverse of the cumulative distribution: the first class whose cumulative probability exceeds u
-    cumulative = wrong.cumsum(1)
-    threshold = (uniform * cumulative[:, -1]).unsqueeze(1)  # (B, 1)
-    drawn = (cumulative <= threshold).sum(1)  # (B,)
-    # rounding can leave u at the very end, behind the last possible class, or a step on which the true class lies
-    impossible = (drawn == labels) | (drawn >= logits.shape[1])
-    return torch.where(impossible, wrong.argmax(1), drawn)
+    gumbel = -torch.log(-torch.log(uniform))  # (B, classes)
+    return (logits + gumbel).scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
