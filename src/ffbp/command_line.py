@@ -6,8 +6,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -46,6 +47,29 @@ def compose_and_run(task: Callable[[DictConfig, Path], None], config_name: str) 
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
     code = exit_code_of(decorated, debug)
     sys.exit(code or (codes[0] if len(codes) == 1 else max(codes, default=0) and 1))
+
+
+Options = TypeVar("Options")
+
+
+def read_options(kind: type[Options]) -> Options:
+    """Fill a dataclass from the command line's key=value words.
+
+    Raises:
+        ConfigError: if a key is unknown, a value is of another type, or one that has no default is missing.
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for word in sys.argv[1:]:
+        key, equals, _ = word.partition("=")
+        if not equals or key not in names:
+            raise ConfigError(f"{word}: {', '.join(f'{name}=' for name in names)} expected.{_did_you_mean(key, names)}")
+    options = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(sys.argv[1:]))
+    missing = OmegaConf.missing_keys(options)
+    if missing:
+        raise ConfigError(f"{', '.join(f'{name}=' for name in sorted(missing))} is needed.")
+    filled = OmegaConf.to_object(options)
+    assert isinstance(filled, kind)
+    return filled
 
 
 def exit_code_of(task: Callable[[], None], debug: bool) -> int:

@@ -1,0 +1,90 @@
+"""The paper's figures 5 and 6: loss and accuracy on training and validation images, by epoch and by seconds."""
+
+from collections.abc import Sequence
+from itertools import accumulate, zip_longest
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ffbp.report.runs import Group
+
+COLORS = ("#1f5fa8", "#d1495b", "#2a9d8f", "#e9a23b", "#7b5ea7", "#6b7280", "#a05a2c", "#3f7d20")
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": "#374151",
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "xtick.color": "#6b7280",
+    "ytick.color": "#6b7280",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ffbp",
+}
+
+
+def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
+    """Draw train and validation curves of a quantity, by epoch on the left and by training seconds on the right.
+
+    Args:
+        groups: a colour each; the mean over its runs, and a band of one standard deviation.
+        quantity: loss or acc.
+        path: .svg or .png.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+        by_epoch, by_second = figure.subplots(1, 2, sharey=True)
+        for group, color in zip(groups, COLORS * len(groups), strict=False):
+            epochs = np.arange(1, 1 + max(len(run.history["epoch"]) for run in group.runs))
+            seconds = _mean([list(accumulate(run.history["time/epoch_seconds"])) for run in group.runs])
+            for axes, x in ((by_epoch, epochs), (by_second, seconds)):
+                _curve(axes, x, group, f"val/{quantity}", color, "-", label=group.label)
+                _curve(axes, x, group, f"train/{quantity}", color, ":", label=None)
+        names = {"loss": "cross-entropy of the read-out", "acc": "accuracy, %"}
+        by_epoch.set(xlabel="epoch", ylabel=names[quantity], xscale="log")
+        by_second.set(xlabel="seconds of training", xscale="log")
+        for axes in (by_epoch, by_second):
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
+        if quantity == "loss":
+            by_epoch.set_yscale("log")
+            by_epoch.yaxis.set_major_formatter("{x:g}")
+        else:
+            by_epoch.set_ylim(top=100)
+        handles, labels = by_epoch.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
+        by_second.set_title("solid: validation   dotted: training", loc="right", fontsize=9, color="#6b7280")
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+
+
+def _curve(
+    axes: Axes, x: NDArray[np.float64], group: Group, name: str, color: str, line: str, label: str | None
+) -> None:
+    histories = [run.history[name] for run in group.runs if name in run.history]
+    if not histories:
+        return
+    scale = 100 if name.endswith("acc") else 1
+    mean, deviation = _mean(histories) * scale, _deviation(histories) * scale
+    x = x[: len(mean)]
+    axes.plot(x, mean, line, color=color, label=label, linewidth=1.8, marker="o" if len(x) < 8 else "", markersize=3.5)
+    axes.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
+
+
+def _table(histories: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    return np.array(list(zip_longest(*histories, fillvalue=np.nan)), dtype=float)  # (epochs, runs)
+
+
+def _mean(histories: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = np.nanmean(_table(histories), axis=1)
+    return mean
+
+
+def _deviation(histories: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    deviation: NDArray[np.float64] = np.nanstd(_table(histories), axis=1)
+    return deviation

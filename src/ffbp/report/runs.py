@@ -1,0 +1,98 @@
+"""Finished runs as they lie on the disk, grouped by everything but their seed."""
+
+import csv
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ffbp.errors import CheckpointError
+
+# overrides that say nothing a metrics.json does not say, or nothing about the result
+SILENT = ("seed=", "algo=", "model=", "data=", "trainer.max_epochs=", "experiment=", "hydra.", "paths.", "callbacks=")
+ALGORITHMS = {"bp": "backprop", "ff": "Forward-Forward"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its directory, its metrics.json and the columns of its metrics.csv."""
+
+    directory: Path
+    metrics: dict[str, Any]
+    history: dict[str, list[float]]
+    overrides: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """What sets it apart from others, its seed left out."""
+        metrics = self.metrics
+        named = [word.removeprefix("experiment=") for word in self.overrides if word.startswith("experiment=")]
+        algorithm = ALGORITHMS.get(metrics["algo"], metrics["algo"])
+        name = named[0] if named else f"{algorithm}, {metrics['model']}"
+        changed = [word for word in self.overrides if not word.startswith(SILENT)]
+        return ", ".join([name, *changed])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The metrics of one of them, for what they have in common."""
+        return self.runs[0].metrics
+
+    def mean(self, name: str) -> float | None:
+        """The mean of a metric over the runs, None where it is undefined."""
+        values = self._values(name)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, name: str) -> float | None:
+        """The sample standard deviation of a metric, None for fewer than two runs."""
+        values = self._values(name)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def _values(self, name: str) -> list[float]:
+        return [run.metrics[name] for run in self.runs if run.metrics.get(name) is not None]
+
+
+def read_runs(directory: Path) -> list[Run]:
+    """Read all finished runs below a directory.
+
+    Raises:
+        CheckpointError: if there are none, or a file of one is damaged.
+    """
+    runs = [_read_run(path.parent) for path in sorted(directory.glob("**/metrics.json"))]
+    if not runs:
+        raise CheckpointError(f"{directory}: no finished runs there, train some first.")
+    return runs
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Group runs by all but their seed, best test accuracy first."""
+    groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        metrics = run.metrics
+        groups[metrics["data"], run.label, metrics["model"], metrics["epochs"]].append(run)
+    found = [Group(str(key[1]), tuple(members)) for key, members in groups.items()]
+    return sorted(found, key=lambda group: -(group.mean("test/acc") or 0.0))
+
+
+def _read_run(directory: Path) -> Run:
+    try:
+        metrics = json.loads((directory / "metrics.json").read_text())
+        with (directory / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        history = {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else [])}
+        overrides = OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / "overrides.yaml"))
+        return Run(directory, metrics, history, tuple(sorted(str(word) for word in overrides or [])))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{directory}: its files cannot be read ({error}); remove or repeat the run.") from error
