@@ -1,6 +1,6 @@
 """Compare finished runs: a table, figures and one page.
 
-    python compare.py runs=logs
+python compare.py runs=logs
 """
 
 import sys
@@ -21,6 +21,7 @@ class Options:
 
 
 def main() -> None:
+    """Compare all runs below a directory."""
     options = read_options(Options)
     from ffbp.report.page import terminal_table, write_report
 

@@ -1,7 +1,7 @@
 """Ask a finished run: its test metrics again, or what it sees in images of your own.
 
-    python evaluate.py run=logs/ff/2026-01-01_12-00-00-000000
-    python evaluate.py run=logs/ff/2026-01-01_12-00-00-000000 images=[seven.png,digits/]
+python evaluate.py run=logs/ff/2026-01-01_12-00-00-000000
+python evaluate.py run=logs/ff/2026-01-01_12-00-00-000000 images=[seven.png,digits/]
 """
 
 import json
@@ -28,6 +28,7 @@ class Options:
 
 
 def main() -> None:
+    """Print test metrics, or what the model sees in images."""
     options = read_options(Options)
     from ffbp.evaluation import read_images, test_metrics
     from ffbp.run import load

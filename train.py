@@ -1,8 +1,8 @@
 """Train an algorithm on a model and test it.
 
-    python train.py algo=ff trainer.max_epochs=100
-    python train.py -m algo=bp,ff seed=0,1,2
-    python train.py resume=logs/ff/2026-01-01_12-00-00-000000
+python train.py algo=ff trainer.max_epochs=100
+python train.py -m algo=bp,ff seed=0,1,2
+python train.py resume=logs/ff/2026-01-01_12-00-00-000000
 """
 
 import sys
@@ -14,12 +14,14 @@ from ffbp.command_line import compose_and_run, exit_code_of
 
 
 def start(config: DictConfig, directory: Path) -> None:
-    from ffbp.start import start_run
+    """Start a run in a new directory."""
+    from ffbp.start import start_run  # here, so that a mistyped setting need not wait for PyTorch
 
     start_run(config, directory)
 
 
 def resume() -> None:
+    """Go on in the directory of a run that was broken off."""
     from ffbp.start import resume_run
 
     resume_run(sys.argv[1:])

@@ -49,7 +49,7 @@ def ours(*overrides: str) -> Callable[[], float]:
     chosen = settings(*overrides)
 
     def epoch() -> float:
-        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             chosen["logger"]["tensorboard"]["save_dir"] = folder
             return run.train(chosen, Path(folder), bar=True)["time/train_seconds"]
 

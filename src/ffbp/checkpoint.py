@@ -44,12 +44,14 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         if path.exists():
             _keep(path, previous_of(path))
-        os.replace(new, path)
+        new.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be written ({error.strerror}); free the disk or choose another folder.") from error
+        raise ResourceError(
+            f"{path}: cannot be written ({error.strerror}); free the disk or choose another folder."
+        ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def _keep(path: Path, copy: Path) -> None:
         os.link(path, link)
     except OSError:  # a file system without hard links
         shutil.copyfile(path, link)
-    os.replace(link, copy)
+    link.replace(copy)
 
 
 def _offer(path: Path) -> str:

@@ -126,7 +126,11 @@ def _did_you_mean(word: str, options: list[str]) -> str:
 def _known_keys() -> Iterator[str]:
     """All settings of the composition that the command line chose, without its faulty part."""
     GlobalHydra.instance().clear()
-    groups = [word for word in sys.argv[1:] if "," not in word and (CONF / word.replace("=", "/")).with_suffix(".yaml").is_file()]
+    groups = [
+        word
+        for word in sys.argv[1:]
+        if "," not in word and (CONF / word.replace("=", "/")).with_suffix(".yaml").is_file()
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield from _flatten("", OmegaConf.to_container(compose("train", groups), resolve=False))
 

@@ -1,6 +1,5 @@
 """Text files that are whole at every moment."""
 
-import os
 from pathlib import Path
 
 
@@ -8,4 +7,4 @@ def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text)
-    os.replace(new, path)
+    new.replace(path)

@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities.model_summary import ModelSummary
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ffbp.algorithms import Algorithm
@@ -80,11 +81,14 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
     algorithm.settings = checkpoint_settings(settings, data)
     parameters = sum(parameter.numel() for parameter in algorithm.parameters())
     if settings["compile"]:
-        algorithm.compile_layers()
+        for block in algorithm.stack.blocks:
+            block.compile()
 
     signals = NotedSignals()
     bar = sys.stdout.isatty() if bar is None else bar
-    record = RunRecord(directory, settings["checkpoint"]["every_n_steps"], announce=not bar, signals=signals)
+    rehearsal = bool(settings["trainer"]["fast_dev_run"])
+    every = settings["checkpoint"]["every_n_steps"]
+    record = RunRecord(directory, every_n_steps=every, announce=not bar, signals=signals, rehearsal=rehearsal)
     chosen = [build(f"callbacks.{name}", part) for name, part in (settings["callbacks"] or {}).items()]
     if bar:
         chosen.append(RichProgressBar(refresh_rate=20, console_kwargs={"force_terminal": True}))
@@ -102,7 +106,7 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
     try:
         with signals:
             trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)
-        best = None if trainer.fast_dev_run else record.best_path
+        best = None if rehearsal else record.best_path
         [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
     except torch.OutOfMemoryError as error:
         size = settings["data"]["batch_size"]
@@ -122,7 +126,7 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
         "time/total_seconds": time.perf_counter() - started,
         "memory/peak_mib": _peak_mib(trainer),
         "torch": torch.__version__,
-        "lightning": pl.__version__,
+        "lightning": version("lightning"),
         "python": platform.python_version(),
         "device": _device_name(trainer),
         "threads": torch.get_num_threads(),
@@ -158,7 +162,8 @@ def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
     try:
         algorithm.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights do not fit its settings ({' '.join(str(error).split())}).") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: its weights do not fit its settings ({reason}).") from error
     return algorithm.eval()
 
 

@@ -1,5 +1,6 @@
 """How runs begin: in a new directory, or where an earlier one was broken off."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -103,10 +104,8 @@ def _run(settings: Settings, directory: Path, resume: bool) -> None:
 def _forget(directory: Path) -> None:
     """Take back what Hydra wrote for a run that was refused before it began."""
     shutil.rmtree(directory / ".hydra", ignore_errors=True)
-    try:
+    with contextlib.suppress(OSError):  # something else lives there
         directory.rmdir()
-    except OSError:
-        pass  # something else lives there
 
 
 def _plain(config: Any) -> Settings:

@@ -1,7 +1,7 @@
 """What all learning rules share: how they are measured, how their parameters move, how they are asked."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -36,6 +36,7 @@ class Algorithm(pl.LightningModule):
         measures: names that `training_step` records, beside train/loss and train/acc.
     """
 
+    elapsed: float  # how much of the training has passed, in [0, 1]
     readout = "logits"
     readout_names: tuple[str, ...] = ("logits",)
 
@@ -48,9 +49,8 @@ class Algorithm(pl.LightningModule):
         self.settings: dict[str, Any] = {}  # the run's own, kept in every checkpoint
         self.train_means = EpochMeans(["train/loss", "train/acc", *measures])
         several = [f"acc_{name}" for name in self.readout_names] if len(self.readout_names) > 1 else []
-        self.eval_means = nn.ModuleDict(
-            {phase: EpochMeans([f"{phase}/{what}" for what in ("loss", "acc", *several)]) for phase in ("val", "test")}
-        )
+        means = {p: EpochMeans([f"{p}/{what}" for what in ("loss", "acc", *several)]) for p in ("val", "test")}
+        self.eval_means = cast(dict[str, EpochMeans], nn.ModuleDict(means))
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the current hook on the module, forty times a step, and a module's own way is slow
@@ -106,7 +106,7 @@ class Algorithm(pl.LightningModule):
         self.eval()
         parts = [
             self.readouts(part.to(self.device, torch.float32))[self.readout].argmax(1)
-            for part in images.split(PREDICT_BATCH)
+            for part in torch.split(images, PREDICT_BATCH)
         ]
         self.train(training)
         return torch.cat(parts).to(images.device) if parts else torch.empty(0, dtype=torch.long)
@@ -124,16 +124,17 @@ class Algorithm(pl.LightningModule):
         if self.total_steps == float("inf") and self.schedule != "constant":
             raise ConfigError(f"algo.schedule={self.schedule}: needs a trainer.max_epochs or max_steps to end at.")
         self.generator = default_generator(self.device)
+        self.check_interval: int = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # modules that draw from the global generator, such as dropout, draw the same after a resume
         self.generator.manual_seed(stream_seed(*batch.draws.key, self.global_rank))
-        elapsed = (self.global_step + 0.5) / self.total_steps
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:
-            group["lr"] = group["base_lr"] * schedule_gain(self.schedule, self.progress(group, elapsed))
+        self.elapsed = (self.global_step + 0.5) / self.total_steps
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["base_lr"] * schedule_gain(self.schedule, self.progress(group, self.elapsed))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if batch_idx % self.trainer.log_every_n_steps == 0:  # not at each: it waits for the device
+        if batch_idx % self.check_interval == 0:  # not at each: it waits for the device
             self.check_finite()
 
     def on_train_epoch_end(self) -> None:

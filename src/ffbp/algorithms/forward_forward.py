@@ -1,9 +1,10 @@
 """Forward-Forward: two forward passes, and each layer learns from nothing but its own activity."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding
 
@@ -83,15 +84,15 @@ class ForwardForward(Algorithm):
         assert stack.head is not None
         self.head = Block(nn.Linear(sum(sizes[self.read_from :]), stack.classes), dropout=stack.head.dropout.p)
         stack.head = None
-        nn.init.zeros_(self.head.affine.weight)
-        nn.init.zeros_(self.head.affine.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     # -- the forward passes
 
     def first_products(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Multiply by the first layer's weights once for all labels.
 
-        The label embedding is affine and so is the product, hence W embed(x, w) + b = (W blank(x) + b) + sum_c w_c W P_c.
+        The embedding is affine and so is the product: W embed(x, w) + b = (W blank(x) + b) + sum_c w_c W P_c.
         The patterns P_c ride along as further rows of the batch.
 
         Args:
@@ -106,7 +107,7 @@ class ForwardForward(Algorithm):
         if self.training and first.dropout.p:
             rows[:count] = first.dropout(rows[:count])
         product = first.product(rows)  # (B + classes, ...)
-        bias = first.affine.bias.view(-1, *[1] * (product.dim() - 2))
+        bias = cast(Tensor, first.affine.bias).view(-1, *[1] * (product.dim() - 2))
         return product[:count], product[count:] - bias
 
     def activities(self, product: Tensor) -> Iterator[Tensor]:
@@ -170,7 +171,7 @@ class ForwardForward(Algorithm):
         return objective(positive, negative, self.thresholds[k])
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        optimizer = self.optimizers()
+        optimizer = cast(LightningOptimizer, self.optimizers())
         optimizer.zero_grad()
         if self.trainer.world_size == 1 and len(self.stack.blocks) > 1:
             for loss in self.losses(batch):
@@ -202,7 +203,12 @@ class ForwardForward(Algorithm):
             {"name": f"layer_{k}", "layer": k, "params": list(block.parameters()), "lr": rate}
             for k, (block, rate) in enumerate(zip(self.stack.blocks, rates, strict=True))
         ]
-        head = {"name": "head", "layer": None, "params": list(self.head.parameters()), **self.head_settings.model_dump()}
+        head = {
+            "name": "head",
+            "layer": None,
+            "params": list(self.head.parameters()),
+            **self.head_settings.model_dump(),
+        }
         return [*layers, head]
 
     # -- answering

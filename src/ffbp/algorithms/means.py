@@ -19,6 +19,7 @@ class EpochMeans(Metric):
 
     full_state_update = False
     sums: Tensor
+    one: Tensor
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()

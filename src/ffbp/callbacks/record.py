@@ -29,11 +29,14 @@ class RunRecord(Checkpoint):
         every_n_steps: save within epochs too; 0 for epochs only.
         announce: print a line an epoch, where there is no terminal for a progress bar.
         signals: at the batch after one was noted, save and stop.
+        rehearsal: write nothing, as Lightning's fast_dev_run wants it.
     """
 
-    def __init__(self, directory: Path, every_n_steps: int, announce: bool, signals: NotedSignals) -> None:
+    def __init__(
+        self, directory: Path, *, every_n_steps: int, announce: bool, signals: NotedSignals, rehearsal: bool
+    ) -> None:
         self.directory, self.every_n_steps, self.announce = directory, every_n_steps, announce
-        self.signals = signals
+        self.signals, self.rehearsal = signals, rehearsal
         self.clock = TrainingClock()
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] = {}  # the row of best.ckpt
@@ -86,7 +89,7 @@ class RunRecord(Checkpoint):
             # first of the two: a run killed between them goes on from the older last, and comes to this best again
             self._write(trainer, self.best_path)
         self._write(trainer, self.last_path)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not self.rehearsal:
             write_rows(self.directory / "metrics.csv", self.rows)
         self._stop_if_asked(trainer)
 
@@ -100,7 +103,7 @@ class RunRecord(Checkpoint):
 
     def _write(self, trainer: pl.Trainer, path: Path) -> None:
         cast(Algorithm, trainer.lightning_module).check_finite()  # nothing broken replaces what was good
-        if not trainer.fast_dev_run:
+        if not self.rehearsal:
             trainer.save_checkpoint(path)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def digits() -> tuple[Labelled, Labelled]:
 
 def idx_folder(name: str, data_dir: Path) -> Path:
     """The folder where torchvision keeps the files of a set, such as <data_dir>/MNIST/raw."""
-    return data_dir / IDX_SETS[name].__name__ / "raw"
+    return data_dir / str(IDX_SETS[name].__name__) / "raw"
 
 
 def idx_set(name: str, data_dir: Path) -> tuple[Labelled, Labelled]:
@@ -94,7 +95,7 @@ def _download_file(mirrors: list[str], filename: str, md5: str, folder: Path) ->
     for mirror in mirrors:
         try:
             download_url(f"{mirror}{filename}", str(folder), filename=partial, md5=md5)
-            os.replace(folder / partial, folder / filename)
+            (folder / partial).replace(folder / filename)
             return
         except (OSError, RuntimeError) as error:  # what urllib, a read-only folder and a wrong checksum raise
             problem = str(error)
@@ -139,7 +140,7 @@ def _read_idx(name: str, data_dir: Path, stem: str, magic: int) -> NDArray[np.ui
     _verify_checksum(name, path)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, gzip.zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); replace the file.") from error
     dimensions = magic & 0xFF
     header = np.frombuffer(content[: 4 + 4 * dimensions], dtype=">u4")

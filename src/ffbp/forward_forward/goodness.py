@@ -1,6 +1,7 @@
 """Goodness of a layer's activity, and the normalisation that hides it from the next layer."""
 
 from torch import Tensor
+from torch.linalg import vector_norm
 
 
 def sum_square(activity: Tensor) -> Tensor:
@@ -28,6 +29,7 @@ def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
 
     Source: Hinton 2022, section 2, and his Matlab code.
     """
+    activity = activity.float()
     return activity * (activity.square().mean(1, keepdim=True) + eps).rsqrt()
 
 
@@ -43,7 +45,9 @@ def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
 
     Source: the compared paper, equation 9.
     """
-    return activity / (activity.norm(dim=1, keepdim=True) + eps)
+    activity = activity.float()
+    length: Tensor = vector_norm(activity, dim=1, keepdim=True)
+    return activity / (length + eps)
 
 
 GOODNESS = {"sum_square": sum_square, "mean_square": mean_square}

@@ -1,6 +1,7 @@
 """A model is a stack of layers with a head; what trains it is somebody else's business."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,12 @@ class Block(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """Multiply by the weights and add the biases; images and maps in front of a dense layer are flattened."""
-        return self.affine(x.flatten(1) if self.dense else x)
+        product: Tensor = self.affine(x.flatten(1) if self.dense else x)
+        return product
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.product(self.dropout(x)))
+        activity: Tensor = self.after(self.product(self.dropout(x)))
+        return activity
 
 
 class Stack(nn.Module):
@@ -47,7 +50,7 @@ class Stack(nn.Module):
 
     def __init__(self, blocks: Sequence[Block], head: Block, image_shape: Sequence[int]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = cast(list[Block], nn.ModuleList(blocks))
         self.head: Block | None = head  # an algorithm with a read-out of its own takes it off
         self.classes = head.affine.weight.shape[0]
         self.image_shape = tuple(image_shape)
@@ -57,7 +60,8 @@ class Stack(nn.Module):
         for block in self.blocks:
             activity = block(activity)
         assert self.head is not None
-        return self.head(activity)  # (B, classes)
+        logits: Tensor = self.head(activity)  # (B, classes)
+        return logits
 
     def activity_sizes(self) -> list[int]:
         """How many activities each block has for one image, first to last."""

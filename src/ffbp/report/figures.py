@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from itertools import accumulate, zip_longest
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from ffbp.report.runs import Group
 
 COLORS = ("#1f5fa8", "#d1495b", "#2a9d8f", "#e9a23b", "#7b5ea7", "#6b7280", "#a05a2c", "#3f7d20")
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -41,7 +43,7 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         by_epoch, by_second = figure.subplots(1, 2, sharey=True)
         for group, color in zip(groups, COLORS * len(groups), strict=False):
-            epochs = np.arange(1, 1 + max(len(run.history["epoch"]) for run in group.runs))
+            epochs = np.arange(1.0, 1 + max(len(run.history["epoch"]) for run in group.runs))
             seconds = _mean([list(accumulate(run.history["time/epoch_seconds"])) for run in group.runs])
             for axes, x in ((by_epoch, epochs), (by_second, seconds)):
                 _curve(axes, x, group, f"val/{quantity}", color, "-", label=group.label)
@@ -50,8 +52,9 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
         by_epoch.set(xlabel="epoch", ylabel=names[quantity], xscale="log")
         by_second.set(xlabel="seconds of training", xscale="log")
         for axes in (by_epoch, by_second):
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("")
+            axes.xaxis.set_minor_locator(NullLocator())
         if quantity == "loss":
             by_epoch.set_yscale("log")
             by_epoch.yaxis.set_major_formatter("{x:g}")

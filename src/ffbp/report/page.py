@@ -43,8 +43,8 @@ def write_report(directory: Path) -> list[Group]:
                 "rows": [row(group) for group in members],
                 "paper": PAPER if data == "mnist" else (),
                 "conclusions": conclusions(members),
-                "loss": Markup(_svg(folder / f"{data}_loss.svg")),  # noqa: S704
-                "accuracy": Markup(_svg(folder / f"{data}_acc.svg")),  # noqa: S704
+                "loss": Markup(_svg(folder / f"{data}_loss.svg")),
+                "accuracy": Markup(_svg(folder / f"{data}_acc.svg")),
             }
         )
     template = Environment(loader=PackageLoader("ffbp.report", "."), autoescape=True, trim_blocks=True)
@@ -83,8 +83,8 @@ def conclusions(groups: Sequence[Group]) -> list[str]:
     if cells is not None:
         whole, algorithm, network = cells
         found.append(
-            f"Between backprop on the CNN and Forward-Forward on the MLP lie {whole:.2f} points of accuracy: "
-            f"{algorithm:.2f} of them the algorithm's (both on the MLP), {network:.2f} the network's (both by backprop)."
+            f"Backprop on the CNN and Forward-Forward on the MLP lie {whole:.2f} points of accuracy apart: "
+            f"{algorithm:.2f} from the algorithm (both on the MLP), {network:.2f} from the network (both by backprop)."
         )
     return found
 
@@ -118,7 +118,7 @@ def _cells(groups: Sequence[Group]) -> tuple[float, float, float] | None:
 def _percent(group: Group, name: str) -> str:
     mean, deviation = group.mean(name), group.deviation(name)
     if mean is None:
-        return "–"  # noqa: RUF001
+        return "-"
     return f"{100 * mean:.2f}" + (f" ± {100 * deviation:.2f}" if deviation is not None else "")
 
 
