@@ -1,0 +1,249 @@
+"""Images: where they come from, how they are split, and in what order they arrive."""
+
+import gzip
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MNIST, batches, needs_mnist, settings
+
+from ffbp.build import build
+from ffbp.data import Batches, ImageData
+from ffbp.data import sources
+from ffbp.data.batches import ShiftedImages
+from ffbp.data.draws import Draws
+from ffbp.errors import ConfigError, DataError
+
+
+def image_data(*overrides: str) -> ImageData:
+    chosen = settings(*overrides)
+    return build("data", chosen["data"], seed=chosen["seed"])
+
+
+def fingerprints(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def kmnist(tmp_path: Path) -> Path:
+    """A small set of the same layout whose plain files have no published checksums."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 20)):
+        folder = tmp_path / "KMNIST" / "raw"
+        write_idx(folder / f"{part}-images-idx3-ubyte", generator.integers(0, 256, (count, 28, 28)))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    return tmp_path
+
+
+def test_digits_are_1437_and_360_images_of_28_pixels_with_a_border_of_zeros():
+    train, test = sources.digits()
+    assert train.images.shape == (1437, 1, 28, 28)
+    assert test.images.shape == (360, 1, 28, 28)
+    assert train.images.dtype == torch.uint8
+    assert train.images.max() == 255
+    assert train.images[:, :, :2].max() == 0
+    assert torch.bincount(test.labels).min() >= 34
+
+
+def test_training_validation_and_test_images_are_disjoint():
+    data = image_data()
+    parts = [data.train, data.val, data.test]
+    assert [len(part.labels) for part in parts] == [1237, 200, 360]
+    prints = [fingerprints(part.images) for part in parts]
+    everything, _ = sources.digits()
+    assert prints[0] | prints[1] == fingerprints(everything.images)
+    assert not prints[0] & prints[1]
+    assert not (prints[0] | prints[1]) & prints[2]
+
+
+@needs_mnist
+def test_mnist_is_split_55000_5000_10000_stratified_and_disjoint():
+    data = image_data("data=mnist", "data.download=false")
+    assert [len(part.labels) for part in (data.train, data.val, data.test)] == [55_000, 5_000, 10_000]
+    shares = [torch.bincount(part.labels, minlength=10) / len(part.labels) for part in (data.train, data.val)]
+    torch.testing.assert_close(shares[0], shares[1], atol=2e-4, rtol=0)
+    prints = [fingerprints(part.images) for part in (data.train, data.val, data.test)]
+    assert not prints[0] & prints[1]
+    assert not prints[0] & prints[2]
+    assert not prints[1] & prints[2]
+
+
+def test_the_split_depends_on_split_seed_alone():
+    first, other_seed, other_split = image_data(), image_data("seed=1"), image_data("data.split_seed=1")
+    assert torch.equal(first.val.images, other_seed.val.images)
+    assert not torch.equal(first.val.images, other_split.val.images)
+
+
+def test_without_validation_all_images_are_trained_on():
+    data = image_data("data.val_size=0")
+    assert data.val is None
+    assert len(data.train.labels) == 1437
+
+
+@pytest.mark.parametrize("wrong", ["data.val_size=9", "data.val_size=1430", "data.batch_size=1238", "data.shift=28"])
+def test_sizes_that_do_not_fit_the_data_are_refused(wrong):
+    with pytest.raises(ConfigError, match=wrong.split("=")[0]):
+        image_data(wrong)
+
+
+def test_shifted_images_equal_a_slow_shift():
+    images = torch.randint(0, 256, (5, 2, 6, 7), dtype=torch.uint8)
+    index, shift = torch.tensor([4, 0, 3, 4]), torch.tensor([[2, 2], [-2, 1], [0, -2], [-2, -2]])
+    shifted = ShiftedImages(images, 2).take(index, shift)
+    expected = torch.zeros(4, 2, 6, 7)
+    for row, (which, (down, right)) in enumerate(zip(index.tolist(), shift.tolist(), strict=True)):
+        for y in range(6):
+            for x in range(7):
+                if 0 <= y - down < 6 and 0 <= x - right < 7:
+                    expected[row, :, y, x] = images[which, :, y - down, x - right] / 255
+    assert torch.equal(shifted, expected)
+    assert torch.equal(ShiftedImages(images, 0).take(index), images[index] / 255)
+
+
+def test_an_epoch_brings_every_image_once_in_an_order_of_its_seed_and_number():
+    loader = batches()
+    orders = {}
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        loader.seed = seed
+        loader.set_epoch(epoch)
+        orders[seed, epoch] = torch.cat([batch.images for batch in loader])
+    assert len(fingerprints(orders[0, 0])) == len(fingerprints(loader.images.take(torch.arange(200))))
+    loader.seed = 0
+    loader.set_epoch(0)
+    assert torch.equal(torch.cat([batch.images for batch in loader]), orders[0, 0])
+    assert not torch.equal(orders[0, 0], orders[0, 1])
+    assert not torch.equal(orders[0, 0], orders[1, 0])
+
+
+def test_a_loader_goes_on_where_its_state_stood_with_the_same_draws():
+    train, _ = sources.digits()
+    whole = Batches(train.images, train.labels, batch_size=100, shuffle=True, shift=2)
+    resumed = Batches(train.images, train.labels, batch_size=100, shuffle=True, shift=2)
+    expected, state = [], None
+    for number, batch in enumerate(whole):
+        expected.append((batch.images, batch.draws.uniform(3)))
+        state = whole.state_dict() if number == 6 else state
+    resumed.load_state_dict(state)
+    rest = list(resumed)
+    assert len(rest) == 15 - 7
+    for batch, (images, draws) in zip(rest, expected[7:], strict=True):
+        assert torch.equal(batch.images, images)
+        assert torch.equal(batch.draws.uniform(3), draws)
+
+
+def test_processes_share_a_batch_and_its_draws():
+    train, _ = sources.digits()
+    whole = Batches(train.images[:105], train.labels[:105], batch_size=50, shuffle=True, shift=1)
+    shares = [
+        Batches(train.images[:105], train.labels[:105], batch_size=50, shuffle=True, shift=1, rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert torch.equal(batch.images, torch.cat([first.images, second.images]))
+        both = torch.cat([first.draws.uniform(4), second.draws.uniform(4)])
+        assert torch.equal(batch.draws.uniform(4), both)
+        assert (first.share + second.share) / 2 == pytest.approx(1.0)
+
+
+def test_draws_differ_between_batches_epochs_and_seeds():
+    keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    drawn = [Draws(key, 4, slice(0, 4), torch.device("cpu")).uniform(8) for key in keys]
+    for a in range(4):
+        for b in range(a):
+            assert not torch.equal(drawn[a], drawn[b])
+
+
+def test_plain_and_packed_files_read_alike_and_nothing_is_written(kmnist):
+    plain = sources.idx_set("kmnist", kmnist)
+    folder = kmnist / "KMNIST" / "raw"
+    for path in list(folder.iterdir()):
+        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    before = sorted(folder.iterdir())
+    with pytest.raises(DataError, match="MD5"):  # of the packed files the checksums are known, and these are others
+        sources.idx_set("kmnist", kmnist)
+    original = sources.IDX_SETS["kmnist"].resources
+    sums = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in before]
+    sources.IDX_SETS["kmnist"].resources = sums
+    try:
+        packed = sources.idx_set("kmnist", kmnist)
+    finally:
+        sources.IDX_SETS["kmnist"].resources = original
+    for a, b in zip(plain, packed, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes after the header expected"),
+        (lambda path: path.write_bytes(b""), "magic number"),
+        (lambda path: path.write_bytes(path.read_bytes()[:9]), "magic number|bytes after"),
+        (lambda path: path.write_bytes(b"\0\0\x08\x02" + path.read_bytes()[4:]), "magic number"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_damaged_file_is_named_and_left_alone(kmnist, name, damage, message):
+    path = kmnist / "KMNIST" / "raw" / name
+    damage(path)
+    left = path.read_bytes() if path.exists() else None
+    with pytest.raises(DataError, match=message) as refused:
+        sources.idx_set("kmnist", kmnist)
+    assert name in str(refused.value)
+    assert (path.read_bytes() if path.exists() else None) == left
+
+
+def test_labels_that_do_not_match_are_refused(kmnist):
+    path = kmnist / "KMNIST" / "raw" / "train-labels-idx1-ubyte"
+    write_idx(path, np.arange(59) % 10)
+    with pytest.raises(DataError, match="60 train images but 59 labels"):
+        sources.idx_set("kmnist", kmnist)
+    write_idx(path, np.full(60, 10))
+    with pytest.raises(DataError, match="10 found"):
+        sources.idx_set("kmnist", kmnist)
+
+
+@needs_mnist
+def test_one_flipped_bit_of_mnist_is_found(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    shutil.copytree(MNIST, folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    path = folder / "t10k-labels-idx1-ubyte"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="MD5"):
+        sources.idx_set("mnist", tmp_path)
+
+
+def test_download_fetches_what_is_missing_from_the_first_mirror_that_has_it(kmnist, tmp_path, monkeypatch):
+    served, wanted = tmp_path / "served", tmp_path / "wanted"
+    resources = []
+    for path in sorted((kmnist / "KMNIST" / "raw").iterdir()):
+        packed = served / f"{path.name}.gz"
+        packed.parent.mkdir(exist_ok=True)
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        resources.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
+    monkeypatch.setattr(sources.IDX_SETS["kmnist"], "resources", resources)
+    monkeypatch.setattr(sources.IDX_SETS["kmnist"], "mirrors", [f"{tmp_path.as_uri()}/gone/", f"{served.as_uri()}/"])
+    sources.download("kmnist", wanted)
+    assert torch.equal(sources.idx_set("kmnist", wanted)[0].images, sources.idx_set("kmnist", kmnist)[0].images)
+
+    (served / resources[0][0]).write_bytes(b"something else")
+    (wanted / "KMNIST" / "raw" / resources[0][0]).unlink()
+    with pytest.raises(DataError, match="2 mirrors"):
+        sources.download("kmnist", wanted)
+    assert not list(wanted.glob("**/*.part"))

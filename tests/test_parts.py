@@ -1,0 +1,174 @@
+"""The parts of Forward-Forward against slow references and values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from ffbp.algorithms.optimizers import make_optimizer, schedule_gain
+from ffbp.forward_forward.goodness import l2, mean_square, rms, sum_square
+from ffbp.forward_forward.labels import fourier, overlay
+from ffbp.forward_forward.negatives import hard_negatives, uniform_negatives
+from ffbp.forward_forward.objectives import linear, logistic, margin
+from ffbp.settings import OptimizerSettings
+
+POSITIVE = [2.5, 0.1, 1.0]
+NEGATIVE = [0.5, 3.0, 1.0]
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_uniform_negatives_are_never_true_and_all_wrong_labels_are_equally_likely():
+    labels = torch.arange(10).repeat(9000)
+    wrong = uniform_negatives(labels, 10, torch.rand(len(labels), generator=torch.Generator().manual_seed(0)))
+    assert not (wrong == labels).any()
+    counts = torch.bincount(wrong[labels == 3], minlength=10)
+    assert counts[3] == 0
+    assert (counts[torch.arange(10) != 3] - 1000).abs().max() < 150  # 5 standard deviations
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_uniform_negatives_hold_at_both_ends_of_the_random_numbers(uniform):
+    labels = torch.arange(10)
+    wrong = uniform_negatives(labels, 10, torch.full((10,), uniform))
+    assert not (wrong == labels).any()
+    assert wrong.min() >= 0
+    assert wrong.max() <= 9
+
+
+def test_hard_negatives_follow_the_probabilities_of_the_wrong_classes():
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    count = 40_000
+    uniform = torch.rand(count, 4, generator=torch.Generator().manual_seed(0))
+    wrong = hard_negatives(torch.zeros(count, dtype=torch.long), probabilities.log().expand(count, 4), uniform)
+    shares = torch.bincount(wrong, minlength=4) / count
+    assert shares[0] == 0
+    torch.testing.assert_close(shares[1:], torch.tensor([0.6, 0.3, 0.1]), atol=0.01, rtol=0)
+
+
+def test_hard_negatives_are_never_true_even_where_the_head_is_certain():
+    labels = torch.arange(10).repeat(100)
+    logits = torch.full((1000, 10), -1e4).scatter(1, labels.unsqueeze(1), 1e4)
+    for uniform in (torch.rand(1000, 10), torch.full((1000, 10), 1 - 2**-24)):
+        assert not (hard_negatives(labels, logits, uniform) == labels).any()
+
+
+def test_negatives_need_two_classes():
+    with pytest.raises(ValueError, match="2 classes"):
+        uniform_negatives(torch.zeros(3, dtype=torch.long), 1, torch.rand(3))
+    with pytest.raises(ValueError, match="2 classes"):
+        hard_negatives(torch.zeros(3, dtype=torch.long), torch.zeros(3, 1), torch.rand(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("objective", "reference"),
+    [
+        (logistic, lambda p, n: softplus(2.0 - p) + softplus(n - 2.0)),
+        (linear, lambda p, n: -p + (n - 2.0 if n > 2.0 else 0.0)),
+    ],
+)
+def test_objective_with_a_threshold_equals_its_formula(objective, reference):
+    value = objective(torch.tensor(POSITIVE), torch.tensor(NEGATIVE), 2.0)
+    expected = sum(reference(p, n) for p, n in zip(POSITIVE, NEGATIVE, strict=True)) / 3
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_margin_equals_its_formula():
+    value = margin(torch.tensor(POSITIVE), torch.tensor(NEGATIVE), alpha=4.0)
+    expected = sum(softplus(-4.0 * (p - n)) for p, n in zip(POSITIVE, NEGATIVE, strict=True)) / 3
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 2, 4, 4)])
+def test_goodness_equals_a_slow_sum(shape):
+    activity = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    for row, total, mean in zip(activity, sum_square(activity), mean_square(activity), strict=True):
+        squares = [value * value for value in row.flatten().tolist()]
+        assert total.item() == pytest.approx(sum(squares), rel=1e-5)
+        assert mean.item() == pytest.approx(sum(squares) / len(squares), rel=1e-5)
+
+
+def test_goodness_of_bfloat16_is_summed_in_single_precision():
+    activity = torch.ones(1, 1000, dtype=torch.bfloat16)
+    assert sum_square(activity).dtype == torch.float32
+    assert sum_square(activity).item() == 1000
+
+
+def test_normalization_leaves_direction_and_hides_length():
+    activity = torch.tensor([[3.0, 4.0], [30.0, 40.0]])
+    torch.testing.assert_close(l2(activity), torch.tensor([[0.6, 0.8], [0.6, 0.8]]))
+    torch.testing.assert_close(rms(activity), math.sqrt(2) * torch.tensor([[0.6, 0.8], [0.6, 0.8]]))
+
+
+@pytest.mark.parametrize("normalize", [rms, l2])
+def test_normalization_works_over_channels_and_keeps_silence_finite(normalize):
+    maps = torch.zeros(2, 3, 4, 4)
+    maps[0, :, 1, 2] = torch.tensor([1.0, 2.0, 2.0])
+    normal = normalize(maps)
+    assert normal.isfinite().all()
+    assert normal[0, :, 1, 2].square().sum().item() == pytest.approx(3.0 if normalize is rms else 1.0, rel=1e-5)
+
+
+def test_overlay_writes_the_label_and_leaves_the_rest():
+    images = torch.rand(2, 1, 28, 28)
+    embedded = overlay((1, 28, 28), 10)(images, torch.eye(10)[[3, 7]])
+    assert embedded[0, 0, 0, :10].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert embedded[1, 0, 0, :10].tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
+    assert torch.equal(embedded[:, :, 1:], images[:, :, 1:])
+    assert torch.equal(embedded[:, :, 0, 10:], images[:, :, 0, 10:])
+
+
+def test_neutral_overlay_is_a_tenth_of_each_label():
+    embedded = overlay((1, 28, 28), 10)(torch.rand(1, 1, 28, 28), torch.full((1, 10), 0.1))
+    torch.testing.assert_close(embedded[0, 0, 0, :10], torch.full((10,), 0.1))
+
+
+def test_overlay_needs_a_row_as_long_as_there_are_classes():
+    with pytest.raises(ValueError, match="10 pixels wide"):
+        overlay((1, 28, 9), 10)
+
+
+def test_every_window_of_a_fourier_label_tells_the_classes_apart():
+    patterns = fourier((1, 28, 28), 10, 0.35).patterns
+    assert patterns.abs().max() <= 0.35 + 1e-6
+    windows = patterns.unfold(2, 7, 7).unfold(3, 7, 7).reshape(10, 16, 49)  # (classes, windows, pixels)
+    distances = torch.stack([torch.cdist(windows[:, k], windows[:, k]) for k in range(16)])
+    assert distances[:, ~torch.eye(10, dtype=torch.bool)].min() > 0.5
+
+
+def test_cooldown_is_hintons_at_the_middle_of_each_epoch():
+    epochs = 8
+    for epoch in range(1, epochs + 1):
+        hinton = 1.0 if epoch <= epochs / 2 else (1 + 2 * (epochs - epoch)) / epochs
+        assert schedule_gain("cooldown", (epoch - 0.5) / epochs) == pytest.approx(hinton)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cooldown", "cosine", "onecycle"])
+def test_schedules_stay_between_0_and_1(schedule):
+    gains = [schedule_gain(schedule, step / 100) for step in range(101)]
+    assert min(gains) >= 0
+    assert max(gains) == pytest.approx(1.0)
+
+
+def optimizer_step(name: str, weight: float, gradients: list[float], **changes: float) -> float:
+    parameter = torch.nn.Parameter(torch.tensor([weight]))
+    settings = OptimizerSettings(name=name, **({"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9} | changes))
+    optimizer = make_optimizer([{"params": [parameter], "lr": 0.1}], settings)
+    for gradient in gradients:
+        parameter.grad = torch.tensor([gradient])
+        optimizer.step()
+    return parameter.item()
+
+
+def test_optimizers_take_the_steps_of_their_formulas():
+    gradients = [1.0, 0.5]
+    assert optimizer_step("sgd", 1.0, gradients) == pytest.approx(1 - 0.1 - 0.05)
+    velocity = [1.0, 0.9 * 1.0 + 0.5]
+    assert optimizer_step("momentum", 1.0, gradients) == pytest.approx(1 - 0.1 * sum(velocity))
+    ahead = [gradient + 0.9 * v for gradient, v in zip(gradients, velocity, strict=True)]
+    assert optimizer_step("nesterov", 1.0, gradients) == pytest.approx(1 - 0.1 * sum(ahead))
+    assert optimizer_step("adam", 1.0, [0.5]) == pytest.approx(1 - 0.1, rel=1e-5)  # first step: lr, whatever the size
+    assert optimizer_step("sgd", 1.0, [0.0], weight_decay=0.5) == pytest.approx(1 - 0.1 * 0.5)
+    assert optimizer_step("adamw", 1.0, [0.0], weight_decay=0.5) == pytest.approx(1 - 0.1 * 0.5)
