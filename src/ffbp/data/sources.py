@@ -142,11 +142,12 @@ def _read_idx(name: str, data_dir: Path, stem: str, magic: int) -> NDArray[np.ui
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); replace the file.") from error
-    dimensions = magic & 0xFF
-    header = np.frombuffer(content[: 4 + 4 * dimensions], dtype=">u4")
-    if len(header) < 1 + dimensions or header[0] != magic:
-        found = f"{header[0]:#010x}" if len(header) else "an empty file"
-        raise DataError(f"{path}: magic number {magic:#010x} expected, {found} found; replace the file.")
+    size = 4 + 4 * (magic & 0xFF)  # of the header; the magic number's last byte counts the dimensions
+    if len(content) < size:
+        raise DataError(f"{path}: a header of {size} bytes expected, {len(content)} found; replace the file.")
+    header = np.frombuffer(content[:size], dtype=">u4")
+    if header[0] != magic:
+        raise DataError(f"{path}: magic number {magic:#010x} expected, {header[0]:#010x} found; replace the file.")
     shape = tuple(int(size) for size in header[1:])
     body = content[header.nbytes :]
     if len(body) != math.prod(shape):

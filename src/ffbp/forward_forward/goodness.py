@@ -9,12 +9,12 @@ def sum_square(activity: Tensor) -> Tensor:
 
     Source: Hinton 2022, section 2, equation 1.
     """
-    return activity.flatten(1).float().square().sum(1)
+    return _single(activity.flatten(1)).square().sum(1)
 
 
 def mean_square(activity: Tensor) -> Tensor:
     """The mean of squared activities, shape (B,), of an activity (B, ...), in single precision."""
-    return activity.flatten(1).float().square().mean(1)
+    return _single(activity.flatten(1)).square().mean(1)
 
 
 def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
@@ -29,7 +29,7 @@ def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
 
     Source: Hinton 2022, section 2, and his Matlab code.
     """
-    activity = activity.float()
+    activity = _single(activity)
     return activity * (activity.square().mean(1, keepdim=True) + eps).rsqrt()
 
 
@@ -45,9 +45,14 @@ def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
 
     Source: the compared paper, equation 9.
     """
-    activity = activity.float()
+    activity = _single(activity)
     length: Tensor = vector_norm(activity, dim=1, keepdim=True)
     return activity / (length + eps)
+
+
+def _single(activity: Tensor) -> Tensor:
+    """At least single precision: the squares of half-precision numbers are too coarse to be added up."""
+    return activity if activity.dtype.itemsize >= 4 else activity.float()
 
 
 GOODNESS = {"sum_square": sum_square, "mean_square": mean_square}

@@ -1,0 +1,219 @@
+"""The contract that every algorithm passes on every model, and what makes Forward-Forward local."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from conftest import a_batch, fresh, settings
+from torch.nn.functional import one_hot
+
+import ffbp
+from ffbp import run
+from ffbp.algorithms import ForwardForward
+from ffbp.command_line import CONF
+
+ALGORITHMS = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")
+
+each_cell = pytest.mark.parametrize("cell", [(f"algo={a}", f"model={m}") for a in ALGORITHMS for m in MODELS], ids=str)
+
+
+def trained(directory: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    run.train(settings(*SHORT, *overrides), directory, bar=False)
+    return ffbp.load(directory).state_dict()
+
+
+@each_cell
+def test_contract(cell, tmp_path):
+    """It trains, saves, loads without running code, and predicts the same after loading."""
+    before = fresh(*cell).state_dict()
+    metrics = run.train(settings(*SHORT, *cell), tmp_path, bar=False)
+    assert 0 <= metrics["test/acc"] <= 1
+    assert metrics["epochs"] == 2
+
+    content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 6  # batches, however many layers there are
+    moved = [name for name, value in content["state_dict"].items() if value.is_floating_point()]
+    moved = [name for name in moved if name in before and not torch.equal(before[name], content["state_dict"][name])]
+    assert any(name.startswith("stack.blocks.0") for name in moved)
+
+    images = a_batch(20).images
+    first, second = ffbp.load(tmp_path), ffbp.load(tmp_path / "checkpoints" / "best.ckpt")
+    assert torch.equal(first.predict(images), second.predict(images))
+    assert torch.equal(first.predict(images), first.predict((images * 255).round().to(torch.uint8)))
+    assert torch.equal(first.predict(images), torch.stack([first.predict(image)[0] for image in images]))
+
+
+@each_cell
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(cell, tmp_path):
+    first = trained(tmp_path / "first", *cell)
+    again = trained(tmp_path / "again", *cell)
+    other = trained(tmp_path / "other", *cell, "seed=1")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@each_cell
+def test_predict_refuses_what_is_no_image(cell):
+    model = fresh(*cell)
+    with pytest.raises(ValueError, match="shape"):
+        model.predict(torch.zeros(2, 1, 27, 28))
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        model.predict(torch.full((1, 28, 28), 255.0))
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        model.predict(torch.full((1, 28, 28), float("nan")))
+    assert model.predict(torch.zeros(0, 28, 28)).shape == (0,)
+
+
+@pytest.mark.parametrize("model", [("model=mlp", "model.widths=[32,16,8]"), ("model=cnn",)], ids=["mlp", "cnn"])
+def test_a_layers_loss_leaves_every_other_layer_alone(model):
+    algorithm = fresh("algo=ff", *model)
+    groups = {group["name"]: group["params"] for group in algorithm.parameter_groups()}
+    owners = ["head", *[f"layer_{k}" for k in range(len(algorithm.stack.blocks))]]
+    losses = 0
+    for owner, loss in zip(owners, algorithm.losses(a_batch()), strict=True):
+        algorithm.zero_grad(set_to_none=True)
+        loss.backward()
+        losses += 1
+        for name, parameters in groups.items():
+            for parameter in parameters:
+                if name == owner:
+                    assert parameter.grad is not None
+                else:
+                    assert parameter.grad is None or not parameter.grad.any()
+        assert any(parameter.grad.any() for parameter in groups[owner])
+    assert losses == len(owners)
+
+
+def plain_losses(algorithm: ForwardForward, batch, false: torch.Tensor) -> list[torch.Tensor]:
+    """The layers' losses with no product shared: each labelled image goes through the first layer by itself."""
+    neutral = torch.full((len(batch.labels), 10), 0.1)
+    sides = []
+    for weights in (one_hot(batch.labels, 10), one_hot(false, 10), neutral):
+        activity, passed = algorithm.embedding(batch.images, weights.to(batch.images.dtype)), []
+        for k, block in enumerate(algorithm.stack.blocks):
+            activity = block(activity if k == 0 else algorithm.normalize(activity.detach()))
+            passed.append(activity)
+        sides.append(passed)
+    losses = []
+    for k, (positive, negative) in enumerate(zip(sides[0], sides[1], strict=True)):
+        goodness = torch.stack([algorithm.goodness(positive), algorithm.goodness(negative)])
+        losses.append(algorithm.layer_loss(k, goodness))
+    features = [algorithm.normalize(activity).flatten(1) for activity in sides[2][algorithm.read_from :]]
+    logits = algorithm.head(torch.cat(features, 1).detach())
+    return [torch.nn.functional.cross_entropy(logits, batch.labels), *losses]
+
+
+@pytest.mark.parametrize("embedding", ["overlay", "fourier"])
+@pytest.mark.parametrize("model", [("model=mlp", "model.widths=[32,16]"), ("model=cnn",)], ids=["mlp", "cnn"])
+def test_the_shared_first_product_equals_the_plain_passes(model, embedding):
+    algorithm = fresh("algo=ff", *model, f"algo.label_embedding={embedding}", "algo.negatives=uniform").double()
+    torch.nn.init.normal_(algorithm.head.affine.weight)
+    batch = a_batch()
+    batch = batch._replace(images=batch.images.double())
+    false = (batch.labels + 3) % 10
+    algorithm.false_labels = lambda batch, logits: false
+    shared = list(algorithm.losses(batch))
+    plain = plain_losses(algorithm, batch, false)
+    for a, b in zip(shared, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    parameters = list(algorithm.parameters())
+    for a, b in zip(
+        torch.autograd.grad(sum(shared), parameters), torch.autograd.grad(sum(plain), parameters), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", [("model=mlp", "model.widths=[32,16]"), ("model=cnn",)], ids=["mlp", "cnn"])
+def test_the_goodness_of_all_labels_equals_that_of_one_label_at_a_time(model):
+    algorithm = fresh("algo=ff", *model, "algo.readout_layers=all").eval()
+    batch = a_batch()
+    together = algorithm.readouts(batch.images)["goodness"]
+    for label in range(10):
+        activity = algorithm.embedding(batch.images, one_hot(torch.full_like(batch.labels, label), 10).float())
+        goodness = torch.zeros(len(batch.labels))
+        for k, block in enumerate(algorithm.stack.blocks):
+            activity = block(activity if k == 0 else algorithm.normalize(activity))
+            goodness = goodness + algorithm.goodness(activity)
+        torch.testing.assert_close(together[:, label], goodness, rtol=1e-4, atol=1e-6)
+
+
+def test_all_losses_in_one_backward_pass_give_the_same_gradients_as_one_after_the_other():
+    algorithm, batch = fresh("algo=ff", "model.widths=[32,16]", "algo.negatives=uniform"), a_batch()
+    for loss in algorithm.losses(batch):
+        loss.backward()
+    apart = [parameter.grad.clone() for parameter in algorithm.parameters()]
+    algorithm.zero_grad()
+    sum(algorithm.losses(batch._replace(draws=a_batch().draws))).backward()
+    for a, parameter in zip(apart, algorithm.parameters(), strict=True):
+        torch.testing.assert_close(a, parameter.grad)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "algo.negatives=uniform",
+        "algo.objective=logistic",
+        "algo.objective=linear",
+        "algo.goodness=sum_square",
+        "algo.normalization=l2",
+        "algo.label_embedding=fourier",
+        "algo.readout=goodness",
+        "algo.readout_layers=all",
+        "algo.order=sequential",
+        "algo.schedule=cosine",
+        "algo.optimizer.name=nesterov",
+        "algo.optimizer.lr=[1e-3,1e-2]",
+        "model.batch_norm=true",
+        "model.activation=tanh",
+        "trainer.precision=bf16-mixed",
+        "trainer.precision=64-true",
+        "data.shift=2",
+    ],
+)
+def test_every_choice_trains(choice, tmp_path):
+    metrics = run.train(settings("algo=ff", "model.widths=[32,16]", *SHORT, choice), tmp_path, bar=False)
+    assert metrics["test/acc"] in (metrics["test/acc_goodness"], metrics["test/acc_softmax"])
+
+
+def test_sequential_order_trains_each_layer_in_its_share_alone(tmp_path):
+    chosen = settings("algo=ff", "model.widths=[32,16]", "algo.order=sequential", *SHORT)
+    states = []
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.note(pl_module)
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.note(pl_module)
+
+        def note(self, module):
+            states.append([block.affine.weight.detach().clone() for block in module.stack.blocks])
+
+    Watch.__module__, Watch.__qualname__ = __name__, "Watch"
+    globals()["Watch"] = Watch
+    chosen["callbacks"] = {"watch": {"_target_": f"{__name__}.Watch"}}
+    run.train(chosen, tmp_path, bar=False)
+    start, middle, end = states
+    assert not torch.equal(start[0], middle[0])
+    assert torch.equal(start[1], middle[1])
+    assert torch.equal(middle[0], end[0])
+    assert not torch.equal(middle[1], end[1])
+
+
+def test_learning_rates_go_to_their_own_layers():
+    algorithm = fresh("algo=ff", "model.widths=[32,16]", "algo.optimizer.lr=[0.1,0.2]", "algo.head.lr=0.3")
+    rates = {group["name"]: group["lr"] for group in algorithm.configure_optimizers().param_groups}
+    assert rates == {"layer_0": 0.1, "layer_1": 0.2, "head": 0.3}
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_an_untouched_batch_is_what_training_leaves(algo):
+    algorithm, batch = fresh(f"algo={algo}", "model=mlp"), a_batch()
+    before = batch.images.clone()
+    algorithm.readouts(batch.images)
+    if isinstance(algorithm, ForwardForward):
+        list(algorithm.losses(batch))
+    assert torch.equal(batch.images, before)
