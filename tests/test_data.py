@@ -15,8 +15,7 @@ import torch
 from conftest import MNIST, batches, needs_mnist, settings
 
 from ffbp.build import build
-from ffbp.data import Batches, ImageData
-from ffbp.data import sources
+from ffbp.data import Batches, ImageData, sources
 from ffbp.data.batches import ShiftedImages
 from ffbp.data.draws import Draws
 from ffbp.errors import ConfigError, DataError

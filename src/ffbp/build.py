@@ -79,8 +79,25 @@ def describe(group: str, error: ValidationError) -> str:
     if first["type"] == "value_error":  # of a check across settings, which names them itself
         return first["msg"].removeprefix("Value error, ")
     # what follows the setting's own name are the branches of a union that were tried
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("float", "constrained", "list[")))
-    expected = first["msg"].removeprefix("Input should be ")
+    names = [str(part) for part in first["loc"] if not str(part).startswith(("float", "constrained", "list["))]
+    place = ".".join([group, *names] if group else names)
     if first["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden"):
-        return f"{group}.{place}: {first['msg'].lower()}."
-    return f"{group}.{place}={first['input']}: {expected} expected."
+        return f"{place}: {first['msg'].lower()}."
+    wanted = EXPECTED.get(first["type"], first["msg"].removeprefix("Input should be "))
+    return f"{place}={first['input']}: {wanted.format(**first.get('ctx', {}))} expected."
+
+
+EXPECTED = {
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+}
+"""How pydantic's kinds of errors read in our words; the others are left as they are."""

@@ -44,6 +44,9 @@ def compose_and_run(task: Callable[[DictConfig, Path], None], config_name: str) 
             sys.exit(code)  # a signal is for the whole sweep; anything else for this job only
         codes.append(code)
 
+    code = exit_code_of(_refuse_taken_directory, debug)
+    if code:
+        sys.exit(code)
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
     code = exit_code_of(decorated, debug)
     sys.exit(code or (codes[0] if len(codes) == 1 else max(codes, default=0) and 1))
@@ -95,6 +98,14 @@ def exit_code_of(task: Callable[[], None], debug: bool) -> int:
         traceback.print_exc()
     print(f"error: {line}", file=sys.stderr)
     return code
+
+
+def _refuse_taken_directory() -> None:
+    """Refuse hydra.run.dir= where a run lies, while Hydra has not yet written into it."""
+    for word in sys.argv[1:]:
+        directory = Path(word.removeprefix("hydra.run.dir="))
+        if word.startswith("hydra.run.dir=") and (directory / "status.json").exists():
+            raise ConfigError(f"{directory}: holds a run. Go on with resume={directory}, or choose another directory.")
 
 
 def _missing_choice(error: MissingConfigException) -> str:

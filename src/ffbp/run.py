@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -108,6 +109,8 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
             trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)
         best = None if rehearsal else record.best_path
         [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
+    except MisconfigurationException as error:  # what Lightning finds impossible together
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
     except torch.OutOfMemoryError as error:
         size = settings["data"]["batch_size"]
         raise ResourceError(f"out of memory with data.batch_size={size}; try {max(1, size // 2)}.") from error

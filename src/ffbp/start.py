@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -26,9 +28,15 @@ def start_run(config: DictConfig, directory: Path) -> None:
         config: as Hydra composed it.
         directory: of the run; holds nothing yet but Hydra's own .hydra.
     """
-    if (directory / "checkpoints").exists() or (directory / "status.json").exists():
-        raise ConfigError(f"{directory}: holds a run. Go on with resume={directory}, or choose another directory.")
-    _run(_plain(config), directory, resume=False)
+    if directory.is_relative_to(Path.cwd()):
+        directory = directory.relative_to(Path.cwd())  # as one would type it
+    settings = _plain(config)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep and "ddp" in str(settings["trainer"]["strategy"]):
+        raise ConfigError("-m with trainer=ddp: each process would start the sweep again; run the jobs one by one.")
+    if (directory / "status.json").exists():
+        raise ConfigError(f"{directory}: holds a run. Choose another hydra.sweep.dir.")
+    _run(settings, directory, resume=False, sweep=sweep)
 
 
 def resume_run(words: Sequence[str]) -> None:
@@ -76,7 +84,7 @@ def _accept_changes(settings: Settings, wanted: Any) -> None:
         raise CheckpointError(f"a resumed run keeps its settings: {'; '.join(differences)}. Start a new run instead.")
 
 
-def _run(settings: Settings, directory: Path, resume: bool) -> None:
+def _run(settings: Settings, directory: Path, *, resume: bool, sweep: bool = False) -> None:
     """Train and keep status.json true, whatever happens."""
     print(f"run directory: {directory}")
     if not resume:
@@ -88,14 +96,13 @@ def _run(settings: Settings, directory: Path, resume: bool) -> None:
         write_status(directory, "interrupted", str(error))
         raise
     except Refusal as error:
-        if not (directory / "status.json").exists():
-            _forget(directory)
-        else:
+        if sweep or (directory / "status.json").exists():
             write_status(directory, "failed", str(error))
+        else:
+            _forget(directory)
         raise
     except BaseException as error:
-        if (directory / "status.json").exists():
-            write_status(directory, "failed", f"{type(error).__name__}: {error}")
+        write_status(directory, "failed", f"{type(error).__name__}: {error}")
         raise
     accuracies = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith("test/"))
     print(f"{accuracies}  ({metrics['time/train_seconds']:.1f} s of training)")

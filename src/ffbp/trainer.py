@@ -16,6 +16,7 @@ from ffbp.settings import Count, Positive
 
 Endless = Literal[-1]
 Limit = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0, le=1, strict=True)] | None
+SomeLimit = Count | Annotated[float, Field(gt=0, le=1, strict=True)] | None
 
 
 class TrainerSettings(BaseModel):
@@ -28,9 +29,9 @@ class TrainerSettings(BaseModel):
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
     max_epochs: Count | Endless
     max_steps: Count | Endless
-    limit_train_batches: Limit
+    limit_train_batches: SomeLimit
     limit_val_batches: Limit
-    limit_test_batches: Limit
+    limit_test_batches: SomeLimit
     log_every_n_steps: Count
     check_val_every_n_epoch: Count
     accumulate_grad_batches: Count

@@ -180,6 +180,14 @@ class ForwardForward(Algorithm):
             self.manual_backward(torch.stack(list(self.losses(batch))).sum() * batch.share)
         optimizer.step()
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        epochs, depth = self.trainer.max_epochs, len(self.stack.blocks)
+        if self.order == "sequential" and epochs is not None and 0 < epochs < depth:
+            raise ConfigError(
+                f"trainer.max_epochs={epochs}: {depth} or more expected, an epoch for each layer in turn."
+            )
+
     def learns(self, k: int) -> bool:
         """Whether layer k learns now: always, or in its own share of the training."""
         return self.order == "simultaneous" or 0 <= self.layer_progress(k, self.elapsed) < 1

@@ -63,7 +63,7 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
         handles, labels = by_epoch.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
         by_second.set_title("solid: validation   dotted: training", loc="right", fontsize=9, color="#6b7280")
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+        figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None, dpi=150)
 
 
 def _curve(

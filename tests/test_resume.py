@@ -1,0 +1,252 @@
+"""A broken-off run goes on to the same bits; a damaged checkpoint is never loaded in silence."""
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from conftest import ROOT, settings
+
+from ffbp import run
+from ffbp.checkpoint import previous_of, read_checkpoint, write_checkpoint
+from ffbp.errors import CheckpointError, NumericError
+
+LIVELY = ("data.shift=1", "model.input_dropout=0.1", "checkpoint.every_n_steps=4", "trainer.max_epochs=3")
+CASES = {
+    "bp": ("algo=bp", "model=mlp", "algo.optimizer.name=momentum"),
+    "ff": ("algo=ff", "model=mlp", "model.widths=[32,16]"),
+    "ff sequential": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.order=sequential"),
+}
+
+
+class Broken(Exception):
+    """Stands for a power cut."""
+
+
+class BreakAt(pl.Callback):
+    """Break off at a moment: ("batch", step), ("validation", epoch) or ("epoch", epoch)."""
+
+    def __init__(self, moment: str, number: int) -> None:
+        self.moment, self.number = moment, number
+
+    def _at(self, moment: str, number: int) -> None:
+        if (moment, number) == (self.moment, self.number):
+            raise Broken
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self._at("batch", trainer.global_step)
+
+    def on_validation_start(self, trainer, pl_module):
+        self._at("validation", trainer.current_epoch)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self._at("epoch", trainer.current_epoch)
+
+    def on_test_start(self, trainer, pl_module):
+        self._at("test", 0)
+
+
+def no_times(value: Any) -> Any:
+    """A checkpoint's content without its times."""
+    if isinstance(value, dict):
+        return {k: no_times(v) for k, v in value.items() if "time" not in str(k) and k not in ("clock", "ffbp")}
+    return [no_times(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def assert_equal(a: Any, b: Any, path: str = "") -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for name in a:
+            assert_equal(a[name], b[name], f"{path}/{name}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{path}/{number}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Weights, optimizer, loops, rows and metrics are the same to the bit, times aside."""
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = (read_checkpoint(directory / "checkpoints" / name) for directory in (first, second))
+        for content in (a, b):
+            content.pop("loops")  # how a run was divided is all that they differ in
+        assert_equal(no_times(a), no_times(b), name)
+    rows = []
+    for directory in (first, second):
+        with (directory / "metrics.csv").open() as file:
+            rows.append(no_times(list(csv.DictReader(file))))
+    assert rows[0] == rows[1]
+    metrics = [json.loads((directory / "metrics.json").read_text()) for directory in (first, second)]
+    assert_equal(*({k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))} for m in metrics))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "moment",
+    [("batch", 7), ("batch", 25), ("validation", 0), ("epoch", 1), ("batch", 49), ("validation", 2), ("test", 0)],
+)
+def test_a_run_broken_off_anywhere_ends_as_if_it_had_not_been(case, moment, tmp_path, monkeypatch):
+    chosen = settings(*CASES[case], *LIVELY)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run.train(chosen, whole, bar=False)
+    breaking = chosen | {
+        "callbacks": {"break": {"_target_": f"{__name__}.BreakAt", "moment": moment[0], "number": moment[1]}}
+    }
+    with pytest.raises(Broken):
+        run.train(breaking, broken, bar=False)
+    torch.manual_seed(12345)  # what the random state was must not matter
+    run.train(chosen, broken, resume=True, bar=False)
+    assert_same_run(whole, broken)
+
+
+def test_more_epochs_after_the_end(tmp_path):
+    chosen = settings(*CASES["ff"], *LIVELY, "algo.schedule=constant")
+    run.train(chosen, tmp_path / "whole", bar=False)
+    shorter = chosen | {"trainer": chosen["trainer"] | {"max_epochs": 1}}
+    run.train(shorter, tmp_path / "grown", bar=False)
+    run.train(chosen, tmp_path / "grown", resume=True, bar=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "grown")
+
+
+def start(directory: Path, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    return subprocess.Popen(
+        command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_killed_and_resumed_from_the_command_line(tmp_path):
+    words = ["algo=ff", "data=digits", "model.widths=[64,32]", *LIVELY, "trainer.max_epochs=12", "logger=none"]
+    whole = start(tmp_path, *words, "hydra.run.dir=whole")
+    assert whole.wait(120) == 0
+    killed = start(tmp_path, *words, "hydra.run.dir=killed")
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    while not last.exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(20)
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    before = (tmp_path / "killed" / ".hydra" / "config.yaml").read_bytes()
+    resumed = start(tmp_path, "resume=killed")
+    assert resumed.wait(120) == 0, resumed.stderr.read()
+    assert (tmp_path / "killed" / ".hydra" / "config.yaml").read_bytes() == before
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+    again = start(tmp_path, "resume=killed")
+    assert again.wait(60) == 0
+    assert "finished" in again.stdout.read()
+    other = start(tmp_path, "resume=killed", "algo.optimizer.lr=0.1", "seed=3")
+    assert other.wait(60) == 4
+    error = other.stderr.read()
+    assert "algo.optimizer.lr" in error
+    assert "seed" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(number, code, tmp_path):
+    words = ["algo=ff", "data=digits", "trainer.max_epochs=500", "hydra.run.dir=run", "logger=none"]
+    process = start(tmp_path, *words)
+    while not (tmp_path / "run" / "metrics.csv").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    error = process.stderr.read()
+    assert "resume=run" in error
+    assert "Traceback" not in error
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "interrupted"
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] > 0
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(path, {"ffbp": {"format": 1}, "weights": torch.arange(100.0), "step": 1})
+    write_checkpoint(path, {"ffbp": {"format": 1}, "weights": torch.arange(100.0), "step": 2})
+    return path
+
+
+def test_the_checkpoint_before_is_kept(checkpoint):
+    assert read_checkpoint(checkpoint)["step"] == 2
+    assert read_checkpoint(previous_of(checkpoint))["step"] == 1
+    assert not list(checkpoint.parent.glob(".*"))
+
+
+def test_plain_torch_reads_our_files(checkpoint):
+    assert torch.load(checkpoint, weights_only=True)["step"] == 2
+
+
+def test_a_truncated_or_flipped_checkpoint_is_refused_by_name(checkpoint):
+    whole = checkpoint.read_bytes()
+    damaged = [whole[:length] for length in range(0, len(whole), len(whole) // 10)]
+    for place in range(7, len(whole), len(whole) // 40):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    for content in damaged:
+        checkpoint.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"last\.ckpt.*last\.previous\.ckpt"):
+            read_checkpoint(checkpoint)
+
+
+def test_resuming_falls_back_to_the_checkpoint_before(checkpoint, capsys):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-40])
+    assert run.usable_checkpoint(checkpoint) == previous_of(checkpoint)
+    assert "Going on from that" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Unsafe:
+        def __reduce__(self):
+            return (Path(tmp_path / "was_run").touch, ())
+
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(path, {"ffbp": {"format": 1}, "trap": Unsafe()})
+    with pytest.raises(CheckpointError, match="refused"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps({"state_dict": {}}))
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        read_checkpoint(path)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_model_whose_settings_name_a_foreign_target_is_refused(tmp_path):
+    run.train(settings("algo=bp", "model=mlp", "trainer.max_epochs=1"), tmp_path, bar=False)
+    content = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    content["ffbp"]["model"]["_target_"] = "os.system"
+    path = tmp_path / "foreign.ckpt"
+    write_checkpoint(path, content)
+    with pytest.raises(CheckpointError, match=r"os\.system: refused"):
+        run.load(path)
+
+
+@pytest.mark.parametrize("algo", ["bp", "ff"])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_checkpoint(algo, tmp_path):
+    chosen = settings(f"algo={algo}", "model=mlp", "trainer.max_epochs=3")
+    poison = {"_target_": f"{__name__}.Poison"}
+    with pytest.raises(NumericError, match=r"step .* not finite"):
+        run.train(chosen | {"callbacks": {"poison": poison}}, tmp_path, bar=False)
+    content = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert all(v.isfinite().all() for v in content["state_dict"].values() if v.is_floating_point())
+
+
+class Poison(pl.Callback):
+    """Make a weight infinite in the second epoch, off the logging steps."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == 3:
+            with torch.no_grad():
+                pl_module.stack.blocks[0].affine.weight[0, 300] = float("inf")
