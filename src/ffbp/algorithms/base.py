@@ -14,7 +14,7 @@ from ffbp.data import Batch
 from ffbp.data.draws import stream_seed
 from ffbp.errors import ConfigError, NumericError
 from ffbp.models import Stack
-from ffbp.settings import OptimizerSettings, Schedule
+from ffbp.settings import OptimizerSettings, Schedule, checked
 
 PREDICT_BATCH = 500
 
@@ -40,6 +40,7 @@ class Algorithm(pl.LightningModule):
     readout = "logits"
     readout_names: tuple[str, ...] = ("logits",)
 
+    @checked
     def __init__(
         self, stack: Stack, *, optimizer: OptimizerSettings, schedule: Schedule, measures: Sequence[str] = ()
     ) -> None:

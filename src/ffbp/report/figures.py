@@ -59,7 +59,7 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
             by_epoch.set_yscale("log")
             by_epoch.yaxis.set_major_formatter("{x:g}")
         else:
-            by_epoch.set_ylim(top=100)
+            by_epoch.set_ylim(_floor(groups), 100.5)  # training starts below: what is validated fills the height
         handles, labels = by_epoch.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
         by_second.set_title("solid: validation   dotted: training", loc="right", fontsize=9, color="#6b7280")
@@ -77,6 +77,12 @@ def _curve(
     x = x[: len(mean)]
     axes.plot(x, mean, line, color=color, label=label, linewidth=1.8, marker="o" if len(x) < 8 else "", markersize=3.5)
     axes.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
+
+
+def _floor(groups: Sequence[Group]) -> float:
+    """A little below the lowest accuracy that was validated, in %."""
+    lowest = [min(run.history.get("val/acc") or run.history["train/acc"]) for group in groups for run in group.runs]
+    return max(0.0, 100 - 1.3 * (100 - 100 * min(lowest)))
 
 
 def _table(histories: Sequence[Sequence[float]]) -> NDArray[np.float64]:

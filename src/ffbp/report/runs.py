@@ -20,12 +20,11 @@ ALGORITHMS = {"bp": "backprop", "ff": "Forward-Forward"}
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: its directory, its metrics.json and the columns of its metrics.csv."""
+    """One finished run: its metrics.json, the columns of its metrics.csv, and what its command line said."""
 
-    directory: Path
     metrics: dict[str, Any]
     history: dict[str, list[float]]
-    overrides: tuple[str, ...]
+    overrides: list[str]
 
     @property
     def label(self) -> str:
@@ -93,6 +92,6 @@ def _read_run(directory: Path) -> Run:
             rows = list(csv.DictReader(file))
         history = {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else [])}
         overrides = OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / "overrides.yaml"))
-        return Run(directory, metrics, history, tuple(sorted(str(word) for word in overrides or [])))
+        return Run(metrics, history, sorted(str(word) for word in overrides or []))
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{directory}: its files cannot be read ({error}); remove or repeat the run.") from error

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Every figure of the README, from nothing: about an hour on two cores, two sweeps side by side.
+# FFBP_DATA_DIR says where MNIST is; a sweep that is already in logs/results is not run again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1
+
+sweep() { # name, then what follows `python train.py -m`
+  local name=$1 into=logs/results/$1
+  shift
+  [ -f "$into/sweep.json" ] || .venv/bin/python train.py -m hydra.sweep.dir="$into" "$@" >"logs/$name.log"
+  .venv/bin/python results/collect.py "$name" "$into" "python train.py -m $*"
+}
+
+{
+  sweep paper_ff experiment=paper_ff seed=0,1,2
+  sweep paper_ff_shifts experiment=paper_ff_shifts seed=0,1,2
+  sweep control_bp experiment=control_bp seed=0,1,2
+} &
+sweep paper_bp experiment=paper_bp seed=0,1,2
+sweep control_bp_shifts experiment=control_bp_shifts seed=0,1,2
+sweep cells algo=bp,ff model=cnn,mlp trainer.max_epochs=2 seed=0,1,2
+sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
+wait
+.venv/bin/python results/tables.py
