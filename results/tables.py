@@ -5,7 +5,6 @@ python results/tables.py --check   # fail if the README does not say what the fi
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -69,15 +68,21 @@ def speed_table() -> str:
     )
 
 
+def put(text: str, name: str, table: str) -> str:
+    """Put a table between its two markers."""
+    begin, end = f"<!-- {name}: made by results/tables.py -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
 def main() -> None:
     text = README.read_text()
     for name, table in (("paper", paper_table()), ("cells", cells_table()), ("speed", speed_table())):
-        begin, end = f"<!-- {name}: made by results/tables.py -->", f"<!-- end of {name} -->"
-        text = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.S)
+        text = put(text, name, table)
     if "--check" in sys.argv:
-        sys.exit(
-            0 if text == README.read_text() else "README.md does not say what results/ says: run results/tables.py"
-        )
+        same = text == README.read_text()
+        sys.exit(0 if same else "README.md does not say what results/ says: run python results/tables.py")
     README.write_text(text)
     shown = [group for name in ("paper_bp", "control_bp", "paper_ff", "paper_ff_shifts") for group in read(name)]
     draw(shown, "acc", RESULTS / "accuracy.png")

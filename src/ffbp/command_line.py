@@ -22,6 +22,9 @@ from yaml import MarkedYAMLError, YAMLError
 
 from ffbp.errors import ConfigError, Refusal, ResourceError
 
+FIRST_PROCESS = os.environ.get("LOCAL_RANK", "0") == "0"
+"""Whether this is the process that the user started, and not one that shares its training."""
+
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -102,6 +105,8 @@ def exit_code_of(task: Callable[[], None], debug: bool) -> int:
 
 def _refuse_taken_directory() -> None:
     """Refuse hydra.run.dir= where a run lies, while Hydra has not yet written into it."""
+    if not FIRST_PROCESS:
+        return  # the run that lies there is the one this process belongs to
     for word in sys.argv[1:]:
         directory = Path(word.removeprefix("hydra.run.dir="))
         if word.startswith("hydra.run.dir=") and (directory / "status.json").exists():

@@ -100,10 +100,11 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
         plugins=[SafeCheckpointIO()],
         default_root_dir=directory,
     )
-    if not resume:
+    if not resume and trainer.is_global_zero:
         print(ModelSummary(algorithm, max_depth=3), flush=True)
     last = usable_checkpoint(record.last_path) if resume else None
-    write_status(directory, "running")
+    if trainer.is_global_zero:
+        write_status(directory, "running")
     try:
         with signals:
             trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)

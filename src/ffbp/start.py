@@ -17,6 +17,7 @@ from rich.syntax import Syntax
 from yaml import YAMLError
 
 from ffbp.build import require_trust
+from ffbp.command_line import FIRST_PROCESS
 from ffbp.errors import CheckpointError, ConfigError, Interrupted, Refusal
 from ffbp.run import Settings, nearby_runs, train, write_status
 
@@ -34,7 +35,7 @@ def start_run(config: DictConfig, directory: Path) -> None:
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep and "ddp" in str(settings["trainer"]["strategy"]):
         raise ConfigError("-m with trainer=ddp: each process would start the sweep again; run the jobs one by one.")
-    if (directory / "status.json").exists():
+    if FIRST_PROCESS and (directory / "status.json").exists():
         raise ConfigError(f"{directory}: holds a run. Choose another hydra.sweep.dir.")
     _run(settings, directory, resume=False, sweep=sweep)
 
@@ -86,10 +87,14 @@ def _accept_changes(settings: Settings, wanted: Any) -> None:
 
 def _run(settings: Settings, directory: Path, *, resume: bool, sweep: bool = False) -> None:
     """Train and keep status.json true, whatever happens."""
-    print(f"run directory: {directory}")
-    if not resume:
+    if FIRST_PROCESS:
+        print(f"run directory: {directory}")
+    if FIRST_PROCESS and not resume:
         console = Console(width=None if sys.stdout.isatty() else 120)
         console.print(Syntax(OmegaConf.to_yaml(_shown(settings)), "yaml", background_color="default"))
+    if not FIRST_PROCESS:
+        train(settings, directory, resume=resume, bar=False)
+        return
     try:
         metrics = train(settings, directory, resume=resume)
     except Interrupted as error:

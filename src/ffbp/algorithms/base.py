@@ -66,6 +66,10 @@ class Algorithm(pl.LightningModule):
         """Each way to classify `images` (B, C, H, W): its name and its logits (B, classes)."""
         return {"logits": self.stack(images)}
 
+    def answer(self, images: Tensor) -> Tensor:
+        """The logits of the chosen read-out, shape (B, classes)."""
+        return self.readouts(images)[self.readout]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer: `params`, and what differs from the common settings."""
         if isinstance(self.optimizer_settings.lr, list):
@@ -106,8 +110,7 @@ class Algorithm(pl.LightningModule):
         training = self.training
         self.eval()
         parts = [
-            self.readouts(part.to(self.device, torch.float32))[self.readout].argmax(1)
-            for part in torch.split(images, PREDICT_BATCH)
+            self.answer(part.to(self.device, torch.float32)).argmax(1) for part in torch.split(images, PREDICT_BATCH)
         ]
         self.train(training)
         return torch.cat(parts).to(images.device) if parts else torch.empty(0, dtype=torch.long)

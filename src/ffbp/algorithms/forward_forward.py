@@ -225,6 +225,10 @@ class ForwardForward(Algorithm):
         products = self.first_products(images)
         return {"goodness": self.label_goodness(products), "softmax": self.head(self.features(products))}
 
+    def answer(self, images: Tensor) -> Tensor:
+        products = self.first_products(images)
+        return self.label_goodness(products) if self.readout == "goodness" else self.head(self.features(products))
+
     def label_goodness(self, products: tuple[Tensor, Tensor]) -> Tensor:
         """The goodness of each image under each label, summed over the read-out layers: shape (B, classes)."""
         images_part, labels_part = products

@@ -82,7 +82,7 @@ class RunRecord(Checkpoint):
         row |= _floats(metrics, "train/") | self._validation | _floats(metrics, "ff/") | {"time/epoch_seconds": seconds}
         self._validation = {}
         self.rows.append(row)
-        if self.announce:
+        if self.announce and trainer.is_global_zero:
             _print_line(row, trainer.max_epochs)
         if row.get("val/acc", -1.0) > self.best.get("val/acc", -1.0) or "val/acc" not in row | self.best:
             self.best = row

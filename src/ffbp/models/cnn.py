@@ -23,9 +23,9 @@ def cnn(*, image_shape: Sequence[int], classes: int, dropout: Probability) -> St
         raise ConfigError(f"model=cnn: images of at least 18 x 18 pixels expected, {height} x {width} found.")
     rows, columns = (((side - 2) // 2 - 2) // 2 - 2 for side in (height, width))  # 28 -> 26 -> 13 -> 11 -> 5 -> 3
     blocks = [
-        Block(nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),  # (B, 32, 13, 13)
-        Block(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),  # (B, 64, 5, 5)
-        Block(nn.Conv2d(64, 64, 3), nn.ReLU()),  # (B, 64, 3, 3)
-        Block(nn.Linear(64 * rows * columns, 64), nn.ReLU(), dropout=dropout),  # (B, 64)
+        Block(nn.Conv2d(channels, 32, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),  # (B, 32, 13, 13)
+        Block(nn.Conv2d(32, 64, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)),  # (B, 64, 5, 5)
+        Block(nn.Conv2d(64, 64, 3), nn.ReLU(inplace=True)),  # (B, 64, 3, 3)
+        Block(nn.Linear(64 * rows * columns, 64), nn.ReLU(inplace=True), dropout=dropout),  # (B, 64)
     ]
     return Stack(blocks, Block(nn.Linear(64, classes), dropout=dropout), image_shape)

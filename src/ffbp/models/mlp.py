@@ -1,7 +1,8 @@
 """A multi-layer perceptron of any widths."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,7 +11,11 @@ from torch import nn
 from ffbp.models.stack import Block, Stack
 from ffbp.settings import Count, Probability, checked
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 @checked
