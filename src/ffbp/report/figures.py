@@ -57,7 +57,9 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
             axes.xaxis.set_minor_locator(NullLocator())
         if quantity == "loss":
             by_epoch.set_yscale("log")
+            by_epoch.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             by_epoch.yaxis.set_major_formatter("{x:g}")
+            by_epoch.yaxis.set_minor_locator(NullLocator())
         else:
             by_epoch.set_ylim(_floor(groups), 100.5)  # training starts below: what is validated fills the height
         handles, labels = by_epoch.get_legend_handles_labels()

@@ -49,7 +49,7 @@ def write_report(directory: Path) -> list[Group]:
         )
     template = Environment(loader=PackageLoader("ffbp.report", "."), autoescape=True, trim_blocks=True)
     first = groups[0].first
-    about = f"torch {first['torch']}, lightning {first['lightning']}, {first['device']}, {first['threads']} threads"
+    about = f"torch {first['torch']}, lightning {first['lightning']}, {first['device']}, threads: {first['threads']}"
     write_text(folder / "index.html", template.get_template("page.html.j2").render(sets=sets, about=about))
     return groups
 

@@ -1,0 +1,63 @@
+"""Pictures of what the layers do, for TensorBoard."""
+
+from typing import cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from ffbp.algorithms import Algorithm
+from ffbp.models import Block
+from ffbp.settings import Count, checked
+
+
+class FirstLayerPictures(pl.Callback):
+    """Show the weights of the first layer's units as images: what each of them looks for.
+
+    Grey is 0, white and black are each unit's largest weight, up and down. They are drawn between epochs, where no
+    time is taken.
+
+    Args:
+        every_n_epochs: how often; the end of the training always.
+        count: how many units, from the first on.
+    """
+
+    @checked
+    def __init__(self, every_n_epochs: Count, count: Count) -> None:
+        self.every_n_epochs, self.count = every_n_epochs, count
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stack = cast(Algorithm, pl_module).stack
+        picture = first_layer_picture(stack.blocks[0], stack.image_shape, self.count)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("layers/first", picture, trainer.global_step)
+
+
+@torch.no_grad()
+def first_layer_picture(block: Block, image_shape: tuple[int, ...], count: int) -> Tensor:
+    """Draw the weights of a first layer's units, side by side.
+
+    Args:
+        block: the first layer, dense or convolutional.
+        image_shape: channels, height and width of what it sees.
+        count: how many units at most.
+
+    Returns:
+        an image, shape (3, height, width), floats in [0, 1].
+    """
+    weights = block.affine.weight[:count].float().cpu()
+    fields = weights.view(-1, *image_shape) if block.dense else weights  # (units, C, H, W)
+    fields = fields[:, :3] if fields.shape[1] in (1, 3) else fields.mean(1, keepdim=True)
+    largest = fields.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    grid: Tensor = make_grid(0.5 + 0.5 * fields / largest, nrow=16, padding=1, pad_value=1.0)
+    return grid
