@@ -135,8 +135,9 @@ def shared_losses(layer: nn.Linear, head: nn.Linear, x: Tensor, y: Tensor) -> Te
 
 
 def per_image_pipeline(data_dir: str) -> Callable[[], float]:
-    """What templates do: torchvision's dataset, ToTensor for each image, a DataLoader."""
-    source = datasets.MNIST(data_dir, train=True, transform=transforms.ToTensor())
+    """What templates do: torchvision's dataset, ToTensor and Normalize for each image, a DataLoader."""
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    source = datasets.MNIST(data_dir, train=True, transform=transform)
 
     def epoch() -> float:
         stack = fresh("algo=bp", "model=mlp").stack
@@ -196,7 +197,7 @@ def main() -> None:
         "label_inference": ("goodness of ten labels, 10,000 images, against one forward pass", 2.0),
     }
     parser = argparse.ArgumentParser()
-    parser.add_argument("case", nargs="*", choices=[*cases, []], default=list(cases))
+    parser.add_argument("case", nargs="*", help=", ".join(cases))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -213,7 +214,9 @@ def main() -> None:
         "label_inference": lambda: label_inference(test.images.float() / 255),
     }
     figures = {}
-    for case in arguments.case:
+    for case in arguments.case or cases:
+        if case not in cases:
+            parser.error(f"{case}: one of {', '.join(cases)} expected")
         what, limit = cases[case]
         figures[case] = {"what": what, "limit": limit, **compare(arguments.repeats, *pairs[case]())}
         row = figures[case]

@@ -92,7 +92,7 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
     record = RunRecord(directory, every_n_steps=every, announce=not bar, signals=signals, rehearsal=rehearsal)
     chosen = [build(f"callbacks.{name}", part) for name, part in (settings["callbacks"] or {}).items()]
     if bar:
-        chosen.append(RichProgressBar(refresh_rate=20, console_kwargs={"force_terminal": True}))
+        chosen.append(RichProgressBar(refresh_rate=4, console_kwargs={"force_terminal": True}))
     trainer = build_trainer(
         settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
         callbacks=[*chosen, record],
