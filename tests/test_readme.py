@@ -1,5 +1,6 @@
 """What the README says is so."""
 
+import json
 import re
 import subprocess
 import sys
@@ -22,11 +23,10 @@ def test_its_algorithm_of_fifteen_lines_and_one_yaml_trains(command, tmp_path):
     settings = settings.replace("ffbp.algorithms.random_features", "random_features")
     (tmp_path / "conf" / "algo" / "random_features.yaml").write_text(settings)
     words = [f"--config-dir={tmp_path / 'conf'}", "algo=random_features", "data=digits", "trainer.max_epochs=8"]
-    for model in ("mlp", "cnn"):
+    for model, least in (("mlp", 0.6), ("cnn", 0.2)):  # random features; chance is 0.1
         trained = command(*words, f"hydra.run.dir={model}", f"model={model}", PYTHONPATH=str(tmp_path))
         assert trained.returncode == 0, trained.stderr
-    accuracies = [float(a) for a in re.findall(r"test/acc (\S+)", trained.stdout)]
-    assert accuracies[-1] > 0.5
+        assert json.loads((tmp_path / model / "metrics.json").read_text())["test/acc"] > least
 
     stranger = command("run=mlp", script="evaluate.py", PYTHONPATH=str(tmp_path))
     assert stranger.returncode == 4
