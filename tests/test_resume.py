@@ -130,14 +130,14 @@ def start(directory: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def test_killed_and_resumed_from_the_command_line(tmp_path):
-    words = ["algo=ff", "data=digits", "model.widths=[64,32]", *LIVELY, "trainer.max_epochs=12", "logger=none"]
+    words = ["algo=ff", "data=digits", "model.widths=[64,32]", *LIVELY, "trainer.max_epochs=40", "logger=none"]
     whole = start(tmp_path, *words, "hydra.run.dir=whole")
     assert whole.wait(120) == 0
     killed = start(tmp_path, *words, "hydra.run.dir=killed")
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     while not last.exists():
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.2)
     killed.send_signal(signal.SIGKILL)
     killed.wait(20)
     assert not (tmp_path / "killed" / "metrics.json").exists()
