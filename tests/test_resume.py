@@ -250,3 +250,24 @@ class Poison(pl.Callback):
         if trainer.current_epoch == 1 and batch_idx == 3:
             with torch.no_grad():
                 pl_module.stack.blocks[0].affine.weight[0, 300] = float("inf")
+
+
+class Spoil(pl.Callback):
+    """Make every epoch after the first validate badly."""
+
+    def on_validation_start(self, trainer, pl_module):
+        if trainer.current_epoch > 0:
+            with torch.no_grad():
+                pl_module.stack.blocks[0].affine.weight.zero_()
+
+
+def test_the_time_is_that_of_all_epochs_where_the_best_is_not_the_last(tmp_path):
+    chosen = settings("algo=bp", "model=mlp", "trainer.max_epochs=3")
+    chosen["callbacks"] = {"spoil": {"_target_": f"{__name__}.Spoil"}}
+    metrics = run.train(chosen, tmp_path, bar=False)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["epoch"] == 0
+    assert metrics["val/acc"] == float(rows[0]["val/acc"])
+    assert metrics["epochs"] == 3
+    assert metrics["time/train_seconds"] == pytest.approx(sum(float(row["time/epoch_seconds"]) for row in rows))

@@ -26,9 +26,7 @@ def test_metrics(model: Algorithm, data_dir: str) -> dict[str, float]:
     """
     settings = model.settings
     data: ImageData = build("data", settings["data"] | {"data_dir": data_dir}, seed=settings["seed"])
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, barebones=False
-    )
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     [metrics] = trainer.test(model, data, verbose=False)
     return dict(metrics)
 

@@ -108,6 +108,7 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
     try:
         with signals:
             trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)
+        train_seconds = record.clock.seconds  # before the best checkpoint brings back the clock of its epoch
         best = None if rehearsal else record.best_path
         [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
     except MisconfigurationException as error:  # what Lightning finds impossible together
@@ -126,7 +127,7 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
         **tested,
         "val/acc": record.best.get("val/acc"),
         "val/loss": record.best.get("val/loss"),
-        "time/train_seconds": record.clock.seconds,
+        "time/train_seconds": train_seconds,
         "time/total_seconds": time.perf_counter() - started,
         "memory/peak_mib": _peak_mib(trainer),
         "torch": torch.__version__,
