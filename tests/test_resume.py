@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, settings
 
 from ffbp import run
-from ffbp.checkpoint import previous_of, read_checkpoint, write_checkpoint
+from ffbp.checkpoint import SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
 from ffbp.errors import CheckpointError, NumericError
 
 LIVELY = ("data.shift=1", "model.input_dropout=0.1", "checkpoint.every_n_steps=4", "trainer.max_epochs=3")
@@ -271,3 +271,23 @@ def test_the_time_is_that_of_all_epochs_where_the_best_is_not_the_last(tmp_path)
     assert metrics["val/acc"] == float(rows[0]["val/acc"])
     assert metrics["epochs"] == 3
     assert metrics["time/train_seconds"] == pytest.approx(sum(float(row["time/epoch_seconds"]) for row in rows))
+
+
+@pytest.mark.parametrize("number", [7, 8, 16])  # an epoch writes six times within, then best, then last
+def test_a_run_broken_off_between_two_writes_ends_as_if_it_had_not_been(number, tmp_path, monkeypatch):
+    chosen = settings(*CASES["ff"], *LIVELY)
+    run.train(chosen, tmp_path / "whole", bar=False)
+    save, writes = SafeCheckpointIO.save_checkpoint, []
+
+    def break_before(self, checkpoint, path, storage_options=None):
+        writes.append(Path(path).name)
+        if len(writes) == number:
+            raise Broken
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(SafeCheckpointIO, "save_checkpoint", break_before)
+    with pytest.raises(Broken):
+        run.train(chosen, tmp_path / "broken", bar=False)
+    assert writes[-1] == ("best.ckpt" if number == 7 else "last.ckpt")
+    run.train(chosen, tmp_path / "broken", resume=True, bar=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
