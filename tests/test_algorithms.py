@@ -101,7 +101,7 @@ def plain_losses(algorithm: ForwardForward, batch, false: torch.Tensor) -> list[
     for k, (positive, negative) in enumerate(zip(sides[0], sides[1], strict=True)):
         goodness = torch.stack([algorithm.goodness(positive), algorithm.goodness(negative)])
         losses.append(algorithm.layer_loss(k, goodness))
-    features = [algorithm.normalize(activity).flatten(1) for activity in sides[2][algorithm.read_from :]]
+    features = [algorithm.normalize(activity).flatten(1) for activity in [sides[2][k] for k in algorithm.read_layers]]
     logits = algorithm.head(torch.cat(features, 1).detach())
     return [torch.nn.functional.cross_entropy(logits, batch.labels), *losses]
 
@@ -114,7 +114,7 @@ def test_the_shared_first_product_equals_the_plain_passes(model, embedding):
     batch = a_batch()
     batch = batch._replace(images=batch.images.double())
     false = (batch.labels + 3) % 10
-    algorithm.false_labels = lambda batch, logits: false
+    algorithm.false_labels = lambda batch, logits: false.unsqueeze(0)
     shared = list(algorithm.losses(batch))
     plain = plain_losses(algorithm, batch, false)
     for a, b in zip(shared, plain, strict=True):

@@ -23,7 +23,7 @@ def test_the_papers_cnn_has_93322_parameters():
     network = stack("model=cnn")
     assert [count(block) for block in network.blocks] == [320, 18_496, 36_928, 36_928]
     assert count(network) == 93_322
-    assert network.activity_sizes() == [32 * 13 * 13, 64 * 5 * 5, 64 * 3 * 3, 64]
+    assert network.activity_shapes() == [(32, 13, 13), (64, 5, 5), (64, 3, 3), (64,)]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class Algorithm(pl.LightningModule):
         measures: names that `training_step` records, beside train/loss and train/acc.
     """
 
-    elapsed: float  # how much of the training has passed, in [0, 1]
+    elapsed = 0.0  # how much of the training has passed, in [0, 1]
     readout = "logits"
     readout_names: tuple[str, ...] = ("logits",)
 
@@ -49,8 +49,8 @@ class Algorithm(pl.LightningModule):
         self.optimizer_settings, self.schedule = optimizer, schedule
         self.settings: dict[str, Any] = {}  # the run's own, kept in every checkpoint
         self.train_means = EpochMeans(["train/loss", "train/acc", *measures])
-        several = [f"acc_{name}" for name in self.readout_names] if len(self.readout_names) > 1 else []
-        means = {p: EpochMeans([f"{p}/{what}" for what in ("loss", "acc", *several)]) for p in ("val", "test")}
+        apart = [f"acc_{name}" for name in self.readout_names if name != "logits"]
+        means = {p: EpochMeans([f"{p}/{what}" for what in ("loss", "acc", *apart)]) for p in ("val", "test")}
         self.eval_means = cast(dict[str, EpochMeans], nn.ModuleDict(means))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -195,8 +195,7 @@ class Algorithm(pl.LightningModule):
         logits = self.readouts(batch.images)
         answer = logits[self.readout].float()
         values = [cross_entropy(answer, batch.labels), accuracy(answer, batch.labels)]
-        if len(self.readout_names) > 1:
-            values += [accuracy(logits[name], batch.labels) for name in self.readout_names]
+        values += [accuracy(logits[name], batch.labels) for name in self.readout_names if name != "logits"]
         self.eval_means[phase].update(values, len(batch.labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from torch.linalg import vector_norm
 
 
 def sum_square(activity: Tensor) -> Tensor:
-    """The sum of squared activities, shape (B,), of an activity (B, ...), in single precision.
+    """The sum of squared activities over all but the first dimension, shape (B,), in single precision.
 
     Source: Hinton 2022, section 2, equation 1.
     """
@@ -13,8 +13,13 @@ def sum_square(activity: Tensor) -> Tensor:
 
 
 def mean_square(activity: Tensor) -> Tensor:
-    """The mean of squared activities, shape (B,), of an activity (B, ...), in single precision."""
+    """The mean of squared activities over all but the first dimension, shape (B,), in single precision."""
     return _single(activity.flatten(1)).square().mean(1)
+
+
+def positions(activity: Tensor) -> Tensor:
+    """Each position of maps (B, C, H, W) for itself, shape (B * H * W, C); activities (B, D) as they are."""
+    return activity.flatten(2).transpose(1, 2).flatten(0, 1) if activity.dim() > 2 else activity
 
 
 def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:

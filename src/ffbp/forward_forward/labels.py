@@ -17,7 +17,8 @@ class LabelEmbedding(nn.Module):
     """An affine label embedding.
 
     Args:
-        patterns: what each class adds to an image, shape (classes, C, H, W).
+        patterns: what each class adds to an image, shape (classes, C, H, W); with more channels than the images have,
+            these go first. Without rows no label is shown at all.
         covered: how many pixels of the top row, in the first channel, give way to the label.
     """
 
@@ -28,11 +29,21 @@ class LabelEmbedding(nn.Module):
         self.register_buffer("patterns", patterns, persistent=False)  # fixed by the settings, hence in no checkpoint
         self.covered = covered
 
-    def blank_(self, images: Tensor) -> Tensor:
-        """Make room for a label, in place, in images (B, C, H, W)."""
-        if self.covered:
-            images[:, 0, 0, : self.covered] = 0
-        return images
+    def rows(self, images: Tensor) -> Tensor:
+        """Images with room for a label, then each class's pattern, then a row of zeros: all of embed(x, w)'s terms.
+
+        Args:
+            images: shape (B, C, H, W), floats in [0, 1].
+
+        Returns:
+            shape (B + classes + 1, C', H, W), C' being the channels of the patterns.
+        """
+        count, channels = images.shape[:2]
+        rows = images.new_zeros(count + len(self.patterns) + 1, *self.patterns.shape[1:])
+        rows[:count, :channels] = images
+        rows[:count, 0, 0, : self.covered] = 0
+        rows[count:-1] = self.patterns
+        return rows
 
     def forward(self, images: Tensor, weights: Tensor) -> Tensor:
         """Write a label, or a mixture of labels, into each image.
@@ -42,9 +53,25 @@ class LabelEmbedding(nn.Module):
             weights: of each class, shape (B, classes): one-hot, or 1/classes each for the neutral label.
 
         Returns:
-            shape (B, C, H, W).
+            shape (B, C', H, W).
         """
-        return self.blank_(images.clone()) + torch.einsum("bk,kchw->bchw", weights, self.patterns)
+        blank = self.rows(images)[: len(images)]
+        return blank + torch.einsum("bk,kchw->bchw", weights, self.patterns)
+
+
+def unlabelled(image_shape: Sequence[int]) -> LabelEmbedding:
+    """Show the image and nothing else, for learning without labels."""
+    return LabelEmbedding(torch.zeros(0, *image_shape))
+
+
+def channels(image_shape: Sequence[int], classes: int) -> LabelEmbedding:
+    """Append a plane for each class, all ones for the label and zeros for the others.
+
+    Source: the usual way to condition a convolutional network, as in Mirza and Osindero 2014 (arXiv:1411.1784).
+    """
+    planes = torch.zeros(classes, image_shape[0] + classes, *image_shape[1:])
+    planes[torch.arange(classes), image_shape[0] + torch.arange(classes)] = 1
+    return LabelEmbedding(planes)
 
 
 def overlay(image_shape: Sequence[int], classes: int) -> LabelEmbedding:

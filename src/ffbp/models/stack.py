@@ -6,6 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ffbp.models.local_layer import LocalConv2d
+
 
 class Block(nn.Module):
     """One layer: dropout on its input, an affine product, then what follows (batch norm, activation, pooling).
@@ -13,12 +15,12 @@ class Block(nn.Module):
     The parts can be called apart, for a rule that wants the product alone.
 
     Args:
-        affine: a dense layer or a convolution.
+        affine: a dense layer, a convolution, or one without shared weights.
         after: modules applied to its product, in order.
         dropout: the share of inputs that are dropped in training.
     """
 
-    def __init__(self, affine: nn.Linear | nn.Conv2d, *after: nn.Module, dropout: float = 0.0) -> None:
+    def __init__(self, affine: nn.Linear | nn.Conv2d | LocalConv2d, *after: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.affine = affine
@@ -63,14 +65,34 @@ class Stack(nn.Module):
         logits: Tensor = self.head(activity)  # (B, classes)
         return logits
 
-    def activity_sizes(self) -> list[int]:
-        """How many activities each block has for one image, first to last."""
-        sizes, training = [], self.training
+    def widen(self, channels: int) -> None:
+        """Let the first layer, a convolution, take `channels` more input channels; its weights are drawn anew.
+
+        Raises:
+            ValueError: if it is no convolution.
+        """
+        first = self.blocks[0]
+        old = first.affine
+        if not isinstance(old, nn.Conv2d):
+            raise ValueError("needs a model whose first layer is a convolution")
+        kernel, stride, padding = (cast(tuple[int, int], at) for at in (old.kernel_size, old.stride, old.padding))
+        first.affine = nn.Conv2d(old.in_channels + channels, old.out_channels, kernel, stride, padding)
+
+    def activity_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each block's activity for one image, first to last: (D,) or (C, H, W)."""
+        shapes, training = [], self.training
         self.eval()
         with torch.no_grad():
             activity = torch.zeros(1, *self.image_shape)
             for block in self.blocks:
                 activity = block(activity)
-                sizes.append(activity.numel())
+                shapes.append(tuple(activity.shape[1:]))
         self.train(training)
-        return sizes
+        return shapes
+
+    def unit_shapes(self) -> list[tuple[int, ...]]:
+        """As `activity_shapes`, but (C, 1, 1) where all positions share a unit's weights."""
+        return [
+            (shape[0], 1, 1) if isinstance(block.affine, nn.Conv2d) else shape
+            for block, shape in zip(self.blocks, self.activity_shapes(), strict=True)
+        ]
