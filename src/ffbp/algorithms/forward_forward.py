@@ -67,7 +67,7 @@ class ForwardForward(Algorithm):
         peer_momentum: of its running means.
         label_embedding: how an image carries a label; None for overlay where the first layer is dense, fourier where
             it is not.
-        label_strength: amplitude of fourier's waves.
+        label_strength: how bright a label is, where a white pixel is 1; None for 0.35 for fourier's waves, 1 for others.
         readout: which answer counts: the label with the highest goodness, or the softmax head's.
         readout_layers: which layers both read-outs use: all, or, as Hinton does, all but the first where there are
             several, or a list of their numbers, from 0.
@@ -102,7 +102,7 @@ class ForwardForward(Algorithm):
         peer_weight: NonNegative,
         peer_momentum: Probability,
         label_embedding: LabelEmbeddingName | None,
-        label_strength: Positive,
+        label_strength: Positive | None,
         readout: Literal["goodness", "softmax"],
         readout_layers: Literal["all", "later"] | list[CountOrNone],
         readout_share: Probability,
@@ -370,19 +370,18 @@ def _read_layers(chosen: Literal["all", "later"] | list[int], depth: int) -> lis
 
 
 def _embedding(
-    name: LabelEmbeddingName | None, stack: Stack, strength: float, supervised: bool
+    name: LabelEmbeddingName | None, stack: Stack, strength: float | None, supervised: bool
 ) -> label_embeddings.LabelEmbedding:
     shape, classes = stack.image_shape, stack.classes
     if not supervised:
         return label_embeddings.unlabelled(shape)
     if name is None:
         name = "overlay" if stack.blocks[0].dense else "fourier"
-    if name == "fourier":
-        return label_embeddings.fourier(shape, classes, strength)
+    if strength is None:
+        strength = 0.35 if name == "fourier" else 1.0
     try:
         if name == "channels":
             stack.widen(classes)
-            return label_embeddings.channels(shape, classes)
-        return label_embeddings.overlay(shape, classes)
+        return label_embeddings.EMBEDDINGS[name](shape, classes, strength)
     except ValueError as error:
         raise ConfigError(f"algo.label_embedding={name}: {error}.") from error

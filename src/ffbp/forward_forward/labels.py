@@ -64,18 +64,23 @@ def unlabelled(image_shape: Sequence[int]) -> LabelEmbedding:
     return LabelEmbedding(torch.zeros(0, *image_shape))
 
 
-def channels(image_shape: Sequence[int], classes: int) -> LabelEmbedding:
-    """Append a plane for each class, all ones for the label and zeros for the others.
+def channels(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:
+    """Append a plane for each class, all `strength` for the label and zeros for the others.
 
     Source: the usual way to condition a convolutional network, as in Mirza and Osindero 2014 (arXiv:1411.1784).
     """
     planes = torch.zeros(classes, image_shape[0] + classes, *image_shape[1:])
-    planes[torch.arange(classes), image_shape[0] + torch.arange(classes)] = 1
+    planes[torch.arange(classes), image_shape[0] + torch.arange(classes)] = strength
     return LabelEmbedding(planes)
 
 
-def overlay(image_shape: Sequence[int], classes: int) -> LabelEmbedding:
-    """Replace the first pixels of the top row by the label, one-hot; neutral is 1/classes in each.
+def overlay(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:
+    """Replace the first pixels of the top row by the label, one-hot; neutral is strength/classes in each.
+
+    Args:
+        image_shape: channels, height and width.
+        classes: how many pixels.
+        strength: of the label's pixel, where a white pixel is 1.
 
     Raises:
         ValueError: if a row has fewer pixels than there are classes.
@@ -84,9 +89,9 @@ def overlay(image_shape: Sequence[int], classes: int) -> LabelEmbedding:
     """
     channels, height, width = image_shape
     if width < classes:
-        raise ValueError(f"label_embedding=overlay needs images at least {classes} pixels wide, these have {width}")
+        raise ValueError(f"needs images at least {classes} pixels wide, these have {width}")
     patterns = torch.zeros(classes, channels, height, width)
-    patterns[:, 0, 0, :classes] = torch.eye(classes)
+    patterns[:, 0, 0, :classes] = strength * torch.eye(classes)
     return LabelEmbedding(patterns, covered=classes)
 
 
@@ -114,3 +119,6 @@ def fourier(image_shape: Sequence[int], classes: int, strength: float) -> LabelE
         waves.append(torch.cos(2 * math.pi * frequency * along + label))
     patterns = strength * torch.stack(waves).unsqueeze(1).repeat(1, channels, 1, 1)
     return LabelEmbedding(patterns)
+
+
+EMBEDDINGS = {"overlay": overlay, "channels": channels, "fourier": fourier}
