@@ -8,6 +8,7 @@ from torch import nn
 from ffbp.build import build
 from ffbp.errors import ConfigError
 from ffbp.models import Stack
+from ffbp.models.local_layer import LocalConv2d
 
 
 def stack(*overrides: str) -> Stack:
@@ -67,3 +68,45 @@ def test_dropout_drops_in_training_only():
 def test_what_no_mlp_can_be_is_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=wrong.split("=")[0].replace(".", r"\.")):
         stack("model=mlp", wrong)
+
+
+def test_a_local_layer_equals_its_formula():
+    layer = LocalConv2d(2, 3, (6, 5), kernel_size=2, stride=2)
+    maps = torch.rand(4, 2, 6, 5)
+    product = layer(maps)
+    assert product.shape == (4, 3, 3, 2)
+    for row in range(3):
+        for column in range(2):
+            place = row * 2 + column
+            field = maps[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)  # (4, inputs)
+            expected = field @ layer.weight[place] + layer.bias[place]
+            torch.testing.assert_close(product[:, :, row, column], expected)
+
+
+def test_hintons_local_network_has_about_two_thousand_units_a_layer():
+    network = stack("model=local")
+    assert network.activity_shapes() == [(128, 4, 4), (220, 3, 3), (512, 2, 2)]
+    assert count(network.blocks[0]) == 16 * (100 + 1) * 128
+    assert count(network.blocks[1]) == 9 * (128 * 4 + 1) * 220
+    assert count(network.blocks[2]) == 4 * (220 * 4 + 1) * 512
+
+
+def test_peers_are_all_units_with_weights_of_their_own():
+    assert stack("model=conv").unit_shapes() == [(32, 1, 1), (64, 1, 1), (128, 1, 1)]
+    assert stack("model=local").unit_shapes() == [(128, 4, 4), (220, 3, 3), (512, 2, 2)]
+    assert stack("model=mlp").unit_shapes() == [(128,)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["model.kernel_sizes=[10,2]", "model.kernel_sizes=[29,2,2]", "model.kernel_sizes=[10,9,2]", "model.strides=[6,1]"],
+)  # fmt: skip
+def test_fields_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"model\.(kernel_sizes|channels|strides)"):
+        stack("model=local", wrong)
+
+
+@pytest.mark.parametrize("wrong", ["model.kernel_sizes=[4,5,3]", "model.strides=[2,2,0]", "model.strides=[2,2]"])
+def test_windows_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"model\.(kernel_sizes|channels|strides)"):
+        stack("model=conv", wrong)

@@ -4,12 +4,21 @@ import math
 
 import pytest
 import torch
+from scipy import ndimage
 
 from ffbp.algorithms.optimizers import make_optimizer, schedule_gain
-from ffbp.forward_forward.goodness import l2, mean_square, rms, sum_square
-from ffbp.forward_forward.labels import fourier, overlay
-from ffbp.forward_forward.negatives import hard_negatives, uniform_negatives
+from ffbp.forward_forward.goodness import l2, mean_square, positions, rms, sum_square
+from ffbp.forward_forward.labels import channels, fourier, overlay, unlabelled
+from ffbp.forward_forward.negatives import (
+    all_negatives,
+    hard_negatives,
+    hybrids,
+    region_masks,
+    scrambled,
+    uniform_negatives,
+)
 from ffbp.forward_forward.objectives import linear, logistic, margin
+from ffbp.forward_forward.peers import PeerNormalization
 from ffbp.settings import OptimizerSettings
 
 POSITIVE = [2.5, 0.1, 1.0]
@@ -60,6 +69,98 @@ def test_negatives_need_two_classes():
         uniform_negatives(torch.zeros(3, dtype=torch.long), 1, torch.rand(3))
     with pytest.raises(ValueError, match="2 classes"):
         hard_negatives(torch.zeros(3, dtype=torch.long), torch.zeros(3, 1), torch.rand(3, 1))
+
+
+def test_all_negatives_are_all_but_the_true_label():
+    wrong = all_negatives(torch.tensor([0, 3, 9]), 10)
+    assert wrong.shape == (9, 3)
+    for column, true in zip(wrong.T.tolist(), (0, 3, 9), strict=True):
+        assert sorted(column) == [label for label in range(10) if label != true]
+
+
+def masks(count: int = 2000) -> torch.Tensor:
+    return region_masks(torch.rand(count, 28, 28, generator=torch.Generator().manual_seed(0)))
+
+
+def test_region_masks_are_half_ones_everywhere():
+    drawn = masks()
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert (drawn.mean(0) - 0.5).abs().max() < 0.06  # at the border as well: 5 standard deviations
+
+
+def test_region_masks_are_connected_blobs():
+    drawn = masks(200)
+    pieces = [ndimage.label(mask)[1] + ndimage.label(1 - mask)[1] for mask in drawn.numpy()]
+    specks = torch.rand(200, 28, 28).round().numpy()
+    random_pieces = [ndimage.label(mask)[1] + ndimage.label(1 - mask)[1] for mask in specks]
+    assert sum(pieces) / len(pieces) < 12
+    assert sum(random_pieces) / len(random_pieces) > 100  # what the same count says of unblurred bits
+    same = (drawn[:, 1:] == drawn[:, :-1]).float().mean()
+    assert same > 0.85
+
+
+def test_region_masks_equal_repeated_blurs_in_both_directions():
+    uniform = torch.rand(3, 7, 9, generator=torch.Generator().manual_seed(0))
+    blurred = (uniform < 0.5).double()
+    for _ in range(6):
+        for dim in (1, 2):
+            first, last = blurred.narrow(dim, 0, 1), blurred.narrow(dim, -1, 1)
+            wide = torch.cat([first, blurred, last], dim)
+            size = blurred.shape[dim]
+            blurred = sum(weight * wide.narrow(dim, k, size) for k, weight in enumerate((0.25, 0.5, 0.25)))
+    assert torch.equal(region_masks(uniform), (blurred > 0.5).float())
+
+
+def test_a_hybrid_shows_each_image_where_its_mask_says():
+    images = torch.rand(3, 2, 4, 4)
+    mask = torch.rand(3, 4, 4).round()
+    mixed = hybrids(images, mask)
+    for k in range(3):
+        for row in range(4):
+            for column in range(4):
+                source = images[k] if mask[k, row, column] else images[k - 1]
+                assert torch.equal(mixed[k, :, row, column], source[:, row, column])
+
+
+def test_scrambled_images_keep_their_histograms_and_lose_their_order():
+    images = torch.rand(50, 2, 6, 5)
+    noise = scrambled(images, torch.rand(50, 30))
+    assert torch.equal(noise.flatten(2).sort(2).values, images.flatten(2).sort(2).values)
+    pairs = {tuple(pixel) for pixel in images[0].flatten(1).T.tolist()}
+    assert {tuple(pixel) for pixel in noise[0].flatten(1).T.tolist()} == pairs  # colours stay together
+    assert not (noise == images).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize(("form", "strength"), [("hinton", 0.03), ("port", 0.03 * 2 * 0.1 / 3)])
+def test_peer_normalization_takes_the_step_of_its_formula(form, strength):
+    peers = PeerNormalization((3,), form, weight=0.03, momentum=0.9)
+    product = torch.tensor([[1.0, -2.0, 3.0], [3.0, -4.0, 0.0]], requires_grad=True)
+    activity = torch.relu(product)
+    peers(product.mean(0), activity.detach().mean(0)).backward()
+    means = [0.9 * 0.5 + 0.1 * 2.0, 0.9 * 0.5, 0.9 * 0.5 + 0.1 * 1.5]  # activity means 2, 0 and 1.5
+    torch.testing.assert_close(peers.means, torch.tensor(means))
+    expected = [strength * (mean - sum(means) / 3) / 2 for mean in means]  # the silent second unit is pulled up as well
+    torch.testing.assert_close(product.grad, torch.tensor([expected, expected]))
+    assert product.grad[0, 1] < 0
+
+
+def test_the_ports_peer_term_is_its_loss():
+    """The port minimises the mean of (mean of all - mean of this one)^2, by autograd through the running means."""
+    peers = PeerNormalization((4,), "port", weight=0.03, momentum=0.9)
+    product = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    running = 0.9 * 0.5 + 0.1 * product.mean(0)  # activity = product: the port's ReLU lets all of the gradient through
+    loss = 0.03 * (running.mean() - running).square().mean()
+    [expected] = torch.autograd.grad(loss, product)
+    [ours] = torch.autograd.grad(peers(product.mean(0), product.detach().mean(0)), product)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_peers_that_share_weights_share_a_mean():
+    peers = PeerNormalization((2, 1, 1), "hinton", weight=1.0, momentum=0.0)
+    activity = torch.rand(2, 3, 3)
+    peers(torch.zeros(2, 3, 3), activity)
+    torch.testing.assert_close(peers.means.flatten(), activity.mean((1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +219,28 @@ def test_overlay_writes_the_label_and_leaves_the_rest():
     assert embedded[1, 0, 0, :10].tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
     assert torch.equal(embedded[:, :, 1:], images[:, :, 1:])
     assert torch.equal(embedded[:, :, 0, 10:], images[:, :, 0, 10:])
+
+
+def test_label_planes_say_the_label_at_every_position():
+    images = torch.rand(2, 3, 8, 8)
+    embedded = channels((3, 8, 8), 4)(images, torch.eye(4)[[2, 0]])
+    assert torch.equal(embedded[:, :3], images)
+    assert embedded[0, 3:].mean((1, 2)).tolist() == [0, 0, 1, 0]
+    assert embedded[1, 3:].mean((1, 2)).tolist() == [1, 0, 0, 0]
+
+
+def test_without_labels_the_image_is_all_there_is():
+    images = torch.rand(2, 1, 8, 8)
+    rows = unlabelled((1, 8, 8)).rows(images)
+    assert torch.equal(rows, torch.cat([images, torch.zeros(1, 1, 8, 8)]))
+
+
+def test_positions_are_judged_one_by_one():
+    maps = torch.rand(2, 3, 4, 5)
+    goodness = sum_square(positions(maps))
+    assert torch.equal(goodness, maps.square().sum(1).flatten())
+    activity = torch.rand(2, 3)
+    assert torch.equal(positions(activity), activity)
 
 
 def test_neutral_overlay_is_a_tenth_of_each_label():

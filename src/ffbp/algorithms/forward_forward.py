@@ -67,7 +67,7 @@ class ForwardForward(Algorithm):
         peer_momentum: of its running means.
         label_embedding: how an image carries a label; None for overlay where the first layer is dense, fourier where
             it is not.
-        label_strength: how bright a label is, where a white pixel is 1; None for 0.35 for fourier's waves, 1 for others.
+        label_strength: brightness of a label, where white is 1; None for 0.35 for fourier's waves, 1 for others.
         readout: which answer counts: the label with the highest goodness, or the softmax head's.
         readout_layers: which layers both read-outs use: all, or, as Hinton does, all but the first where there are
             several, or a list of their numbers, from 0.
