@@ -78,7 +78,8 @@ def test_a_local_layer_equals_its_formula():
     for row in range(3):
         for column in range(2):
             place = row * 2 + column
-            field = maps[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)  # (4, inputs)
+            field = maps[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            field = field.movedim(1, -1).flatten(1)  # (4, inputs)
             expected = field @ layer.weight[place] + layer.bias[place]
             torch.testing.assert_close(product[:, :, row, column], expected)
 

@@ -9,17 +9,17 @@ def sum_square(activity: Tensor) -> Tensor:
 
     Source: Hinton 2022, section 2, equation 1.
     """
-    return _single(activity.flatten(1)).square().sum(1)
+    return _single(activity).square().sum(tuple(range(1, activity.dim())))
 
 
 def mean_square(activity: Tensor) -> Tensor:
     """The mean of squared activities over all but the first dimension, shape (B,), in single precision."""
-    return _single(activity.flatten(1)).square().mean(1)
+    return _single(activity).square().mean(tuple(range(1, activity.dim())))
 
 
 def positions(activity: Tensor) -> Tensor:
     """Each position of maps (B, C, H, W) for itself, shape (B * H * W, C); activities (B, D) as they are."""
-    return activity.flatten(2).transpose(1, 2).flatten(0, 1) if activity.dim() > 2 else activity
+    return activity.movedim(1, -1).flatten(0, -2)
 
 
 def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:

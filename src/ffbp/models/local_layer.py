@@ -35,9 +35,14 @@ class LocalConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(positions, 1, out_channels).uniform_(-bound, bound))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Multiply maps (B, C, H, W) field by field: (B, out_channels, rows, columns)."""
+        """Multiply maps (B, C, H, W) field by field: (B, out_channels, rows, columns).
+
+        The channels of a place lie side by side in memory, here as in the maps above, so that fields are cut out in
+        long runs.
+        """
         positions, inputs, units = self.weight.shape
         fields = maps.unfold(2, self.kernel_size, self.stride).unfold(3, self.kernel_size, self.stride)
-        fields = fields.permute(2, 3, 0, 1, 4, 5).reshape(positions, len(maps), inputs)
+        fields = fields.permute(2, 3, 0, 4, 5, 1).reshape(positions, len(maps), inputs)
         product = torch.baddbmm(self.bias, fields, self.weight)  # (positions, B, units)
-        return product.permute(1, 2, 0).reshape(len(maps), units, *self.grid)
+        product = product.transpose(0, 1).contiguous()  # (B, positions, units)
+        return product.view(len(maps), *self.grid, units).permute(0, 3, 1, 2)
