@@ -6,6 +6,7 @@ python results/tables.py --check   # fail if the README does not say what the fi
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ffbp.report.figures import draw
@@ -23,6 +24,29 @@ NAMES = {
     "paper_ff_shifts": "**Forward-Forward, 784-128**, shifts",
     "control_bp": "backprop, 784-128-10, as `paper_ff`",
     "control_bp_shifts": "backprop, 784-128-10, as `paper_ff_shifts`",
+}
+SEEDS = 3
+# what, the control on the same network, the best published error, and its set-up and source
+HINTON = {
+    "hinton_supervised": (
+        "supervised, no augmentation",
+        "1.33",
+        "3x1000, 125 epochs, a numpy port of Hinton's Matlab code; Hinton 1.36, 4x2000, 60 epochs",
+    ),
+    "hinton_shifts": ("supervised, shifts", "0.64", "4x2000, shifts of up to two pixels, 500 epochs, Hinton"),
+    "hinton_unsupervised": ("unsupervised, hybrids", "1.37", "4x2000, softmax on the last three layers, Hinton"),
+    "hinton_local": ("unsupervised, local receptive fields", "1.16", "60 epochs, Hinton"),
+    "conv_ff": (
+        "convolutional, shifts",
+        "0.84",
+        "3 x 128 maps, 7x7 windows, 200 epochs, Scodellaro et al. (arXiv:2312.14924)",
+    ),
+}
+ABLATIONS = {  # the setting across, the setting down, the read-outs
+    "ff_negatives": ("algo.objective", "algo.negatives", ("goodness", "softmax")),
+    "ff_threshold": ("algo.threshold", "algo.goodness", ("goodness", "softmax")),
+    "ff_readout": ("algo.readout_layers", None, ("goodness", "softmax")),
+    "ff_peers": ("algo.peer_normalization", None, ("goodness", "softmax")),
 }
 PUBLISHED = (
     "| the paper: backprop, CNN | over 98 | | 323.5 | 93,322 | 5 |",
@@ -56,6 +80,53 @@ def cells_table() -> str:
     return "\n".join([HEAD.format("two epochs, batch 100"), *(line(group.label, group) for group in read("cells"))])
 
 
+def percent(group: Group | None, metric: str, *, error: bool = False) -> str:
+    """A metric of a group in percent: mean, sample deviation, and how many seeds where they are not three."""
+    if group is None or (mean := group.mean(metric)) is None:
+        return ""
+    deviation = group.deviation(metric)
+    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    seeds = "" if len(group.runs) == SEEDS else f" ({len(group.runs)} seed{'s'[: len(group.runs) - 1]})"
+    return f"{100 * (1 - mean if error else mean):.2f}{spread}{seeds}"
+
+
+def hinton_table() -> str:
+    lines = [
+        "| MNIST, test error, % | Forward-Forward | by goodness | epochs | backprop, same network | published | there |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (what, published, source) in HINTON.items():
+        [group, *_], [control, *_] = read(name) or [None], read(f"{name}_bp") or [None]
+        cells = [
+            f"**{what}**, `{name}`",
+            percent(group, "test/acc", error=True) or "not run",
+            percent(group, "test/acc_goodness", error=True),
+            str(group.first["epochs"]) if group else "",
+            percent(control, "test/acc", error=True) or "not run",
+            published,
+            source,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ablation_table(name: str, across: str, down: str | None, readouts: Sequence[str]) -> str:
+    """Validation accuracy of a sweep: a setting across; another, and the read-outs, down."""
+    cells: dict[tuple[str, str], Group] = {}
+    for group in read(name):
+        words = dict(word.split("=", 1) for word in group.runs[0].overrides)
+        cells[words[down] if down else "", words[across]] = group
+    if not cells:
+        return f"`{name}`: not run"
+    columns, rows = list(dict.fromkeys(key[1] for key in cells)), list(dict.fromkeys(key[0] for key in cells))
+    lines = [f"| `{across}` | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row_name in rows:
+        for readout in readouts:
+            texts = [percent(cells.get((row_name, column)), f"val/acc_{readout}") for column in columns]
+            lines.append(f"| {', '.join(part for part in (row_name, readout) if part)} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
 def speed_table() -> str:
     figures = json.loads((RESULTS / "speed.json").read_text())["figures"].values()
     lines = [
@@ -78,7 +149,8 @@ def put(text: str, name: str, table: str) -> str:
 
 def main() -> None:
     text = README.read_text()
-    for name, table in (("paper", paper_table()), ("cells", cells_table()), ("speed", speed_table())):
+    tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table(), "speed": speed_table()}
+    for name, table in (tables | {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}).items():
         text = put(text, name, table)
     if "--check" in sys.argv:
         same = text == README.read_text()
