@@ -92,7 +92,7 @@ def percent(group: Group | None, metric: str, *, error: bool = False) -> str:
 
 def hinton_table() -> str:
     lines = [
-        "| MNIST, test error, % | Forward-Forward | by goodness | epochs | backprop, same network | published | there |",
+        "| MNIST, test error, % | Forward-Forward | by goodness | epochs | backprop | published | there |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, (what, published, source) in HINTON.items():
