@@ -276,6 +276,11 @@ class ForwardForward(Algorithm):
     def on_train_start(self) -> None:
         super().on_train_start()
         epochs, depth = self.trainer.max_epochs, len(self.stack.blocks)
+        if self.total_steps == float("inf") and (self.order == "sequential" or self.readout_share):
+            raise ConfigError(
+                "algo.order=sequential and algo.readout_share: share out the training, which needs an end; set "
+                "trainer.max_epochs or max_steps."
+            )
         if self.order == "sequential" and epochs is not None and 0 < epochs < depth:
             raise ConfigError(
                 f"trainer.max_epochs={epochs}: {depth} or more expected, an epoch for each layer in turn."
