@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure of the README, from nothing: about an hour on two cores, two sweeps side by side.
+# Every figure of the README, from nothing: some hours on two cores, two sweeps side by side.
 # FFBP_DATA_DIR says where MNIST is; a sweep that is already in logs/results is not run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,5 +21,15 @@ sweep paper_bp experiment=paper_bp seed=0,1,2
 sweep control_bp_shifts experiment=control_bp_shifts seed=0,1,2
 sweep cells algo=bp,ff model=cnn,mlp trainer.max_epochs=2 seed=0,1,2
 sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
+{
+  for name in ff_negatives ff_threshold ff_readout ff_label ff_peers; do
+    sweep "$name" "+sweep=$name" seed=0,1,2
+  done
+  for name in hinton_local conv_ff hinton_unsupervised; do sweep "$name" "experiment=$name" seed=0,1,2; done
+} &
+for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name" seed=0,1,2; done
+for name in hinton_supervised hinton_shifts hinton_unsupervised hinton_local conv_ff; do
+  sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
+done
 wait
 .venv/bin/python results/tables.py

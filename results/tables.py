@@ -46,6 +46,7 @@ ABLATIONS = {  # the setting across, the setting down, the read-outs
     "ff_negatives": ("algo.objective", "algo.negatives", ("goodness", "softmax")),
     "ff_threshold": ("algo.threshold", "algo.goodness", ("goodness", "softmax")),
     "ff_readout": ("algo.readout_layers", None, ("goodness", "softmax")),
+    "ff_label": ("algo.label_strength", None, ("goodness", "softmax")),
     "ff_peers": ("algo.peer_normalization", None, ("goodness", "softmax")),
 }
 PUBLISHED = (
