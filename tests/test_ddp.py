@@ -22,5 +22,5 @@ def test_two_processes_equal_one(algo, command, tmp_path):
 
 def test_a_sweep_over_processes_is_refused(command):
     refused = command("-m", "seed=0,1", "data=digits", "trainer=ddp", "trainer.accelerator=cpu")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "one by one" in refused.stderr

@@ -74,6 +74,7 @@ class ForwardForward(Algorithm):
         names = [f"ff/layer_{k}/{what}" for k in range(len(stack.blocks)) for what in measured]
         super().__init__(stack, optimizer=optimizer, schedule=schedule, measures=names)
         self.head_settings, self.readout, self.order = head, readout, order
+        self.parameters_rest = order == "sequential"
         self.negatives, self.objective, self.alpha, self.threshold = negatives, objective, alpha, threshold
         self.goodness, self.normalize = GOODNESS[goodness], NORMALIZATION[normalization]
         self.embedding = _embedding(label_embedding, stack, label_strength)
