@@ -50,7 +50,7 @@ def kill_and_compare(case: str, kills: int, folder: Path, dice: random.Random) -
     asked = time.monotonic()
     wait_for_a_save(reference, whole)
     training = time.monotonic()
-    assert reference.wait(300) == 0, reference.stderr.read()
+    assert reference.wait(300) == 0, reference.stderr
     ready, length = training - asked, time.monotonic() - training
 
     moments: list[dict] = []
@@ -69,7 +69,7 @@ def kill_and_compare(case: str, kills: int, folder: Path, dice: random.Random) -
         process.wait()
         moments.append({"case": case, "building": building, **traces(broken)})
     last = start(folder, "resume=broken")
-    assert last.wait(300) == 0, last.stderr.read()
+    assert last.wait(300) == 0, last.stderr
     assert_same_run(whole, broken)
     return moments
 

@@ -3,6 +3,7 @@
 A fork has its own arguments, environment, working directory, output and exit code, as a command of a shell has.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -10,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -80,8 +83,11 @@ class Started:
             time.sleep(0.01)
         return self.returncode
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.send_signal(number)
 
 
 @pytest.fixture(scope="session")
@@ -104,32 +110,44 @@ def warm(warm_process: Warm, tmp_path: Path):
     return start
 
 
-def serve() -> list[str]:
-    """Fork for each request; in a fork, return the script and its arguments."""
+def serve() -> None:
+    """Fork for each request, and tell how earlier forks stand."""
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
             print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
-            continue
-        pid = os.fork()
-        if pid == 0:
-            for number, path in enumerate([os.devnull, *request["files"]]):
-                opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-                os.dup2(opened, number)
-                os.close(opened)
-            os.environ.update(request["environment"])
-            os.chdir(request["cwd"])
-            return request["words"]
-        print(json.dumps(pid), flush=True)
-    return []
+        else:
+            pid = os.fork() or run_script(**request)
+            print(json.dumps(pid), flush=True)
+
+
+def run_script(words: list[str], cwd: str, environment: dict[str, str], files: list[str]) -> NoReturn:
+    """Be the script until its end, and leave without the second that taking everything down would need."""
+    for number, path in enumerate([os.devnull, *files]):
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv = words
+    sys.path[0] = str(Path(words[0]).parent)
+    code: object = 0
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":
     import ffbp.evaluation
     import ffbp.report.page  # noqa: F401
 
-    if words := serve():
-        sys.argv = words
-        sys.path[0] = str(Path(words[0]).parent)
-        runpy.run_path(words[0], run_name="__main__")
+    gc.freeze()  # a collection would copy every page
+    serve()

@@ -1,12 +1,14 @@
 """Between the shell and a run: compose the settings, and turn every refusal into one line and an exit code."""
 
 import difflib
+import logging
 import os
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +19,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +28,8 @@ from yaml import MarkedYAMLError, YAMLError
 from ffbp.errors import ConfigError, Refusal, ResourceError
 from ffbp.signals import SIGNALS
 from ffbp.sweep import summarise
+
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it cannot import it raises, and need not print
 
 FIRST_PROCESS = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 """Whether this is the process that the user started, and not one that shares its training."""
@@ -52,14 +56,14 @@ def compose_and_run(start: Task, job: Task, config_name: str) -> NoReturn:
     main = os.getpid()
 
     def task(config: DictConfig) -> None:
-        _do(start, job, debug, main, codes, config)
+        codes.append(_do(start, job, debug, main, config))
 
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
     code = exit_code_of(_refuse_sweeps_of_several_processes, debug) or exit_code_of(decorated, debug)
-    sys.exit(code or max(codes, default=0))
+    sys.exit(code or (codes[0] if len(codes) == 1 else 0))
 
 
-def _do(start: Task, job: Task, debug: bool, main: int, codes: list[int], config: DictConfig) -> None:
+def _do(start: Task, job: Task, debug: bool, main: int, config: DictConfig) -> int:
     """Do a single run, or a job of a sweep, here or in a worker that a launcher has started.
 
     Whatever ends a job is its own matter; its status.json tells the sweep. A signal is for all jobs: here it ends the
@@ -70,21 +74,24 @@ def _do(start: Task, job: Task, debug: bool, main: int, codes: list[int], config
     if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())  # as one would type it
     if hydra_config.mode != RunMode.MULTIRUN:
-        codes.append(exit_code_of(lambda: start(config, directory), debug))
-        return
+        return exit_code_of(lambda: start(config, directory), debug)
     if os.getpid() != main:
         SIGNALS.listen()
+    code = 0
     if SIGNALS.received is None:
         try:
-            exit_code_of(lambda: job(config, directory), debug)
+            code = exit_code_of(lambda: job(config, directory), debug)
         except Exception:
             traceback.print_exc()
+            code = 1
     else:
         with suppress(OSError):  # there is something of an earlier sweep
             directory.rmdir()
     if SIGNALS.received is not None and os.getpid() == main:
         summarise(directory.parent)
+        print(f"Go on with the same command and hydra.sweep.dir={directory.parent}", file=sys.stderr)
         raise SystemExit(128 + SIGNALS.received)
+    return code
 
 
 def _refuse_sweeps_of_several_processes() -> None:
@@ -130,6 +137,8 @@ def exit_code_of(task: Callable[[], None], debug: bool) -> int:
         line, code = f"{mark.name}, line {mark.line + 1}: {error.problem}." if mark else str(error), 2
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         line, code = _unusable_setting(error), ConfigError.exit_code
+    except BrokenProcessPool as error:
+        line, code = f"a worker of the sweep was killed ({error}); the same command goes on.", ResourceError.exit_code
     except KeyboardInterrupt:
         line, code = "stopped by SIGINT.", 130
     except SystemExit as error:
@@ -140,6 +149,7 @@ def exit_code_of(task: Callable[[], None], debug: bool) -> int:
         line, code = f"{error.filename or 'a file'}: {error.strerror}.", ResourceError.exit_code
     else:
         return 0
+    line = " ".join(line.split())
     if debug:
         traceback.print_exc()
     if FIRST_PROCESS or not _first_process_ends():
@@ -169,10 +179,8 @@ def _unusable_setting(error: Exception) -> str:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         key, _, value = found[1].partition("=")
         return f"{found[1]}: several values. Write {key}=[{value}] for a list, or add -m to sweep over them."
-    if "EOF" in message or "expecting" in message or "no viable alternative" in message:
-        wrong = next((word for word in sys.argv[1:] if word.count("=") > 1), None)
-        hint = f"{wrong}: write key=value, and quotes around a value that holds an =." if wrong else message
-        return hint.removesuffix(" See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details")
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: write key=value, close brackets, and put quotes around a value that holds an =."
     return message
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,12 +36,14 @@ def start_run(config: DictConfig, directory: Path) -> None:
     Raises:
         ConfigError: if a setting is out of range, or a run lies there.
     """
-    overrides = _overrides()
+    overrides, begun = _overrides(), False
     with contextlib.ExitStack() as alone:
 
         def begin() -> None:
+            nonlocal begun
             directory.mkdir(parents=True, exist_ok=True)
             alone.enter_context(locked(directory))
+            begun = True
             _write_settings(config, directory)
             write_status(directory, Status("running", overrides))
 
@@ -50,9 +53,11 @@ def start_run(config: DictConfig, directory: Path) -> None:
             if FIRST_PROCESS and read_status(directory) is not None:
                 raise ConfigError(f"{directory}: holds a run. Go on with resume={directory}, or choose another.")
             _run(settings, directory, overrides, begin=begin)
-        except Refusal:
-            if FIRST_PROCESS:
+        except Refusal as error:
+            if begun and isinstance(error, ConfigError):
                 _forget(directory)
+            if FIRST_PROCESS:
+                _remove_empty(directory)
             raise
 
 
@@ -69,8 +74,11 @@ def run_job(config: DictConfig, directory: Path) -> None:
     overrides, earlier = _overrides(), read_status(directory)
     if earlier is not None and sorted(earlier.overrides) != sorted(overrides):
         was = " ".join(earlier.overrides)
-        raise ConfigError(f"{directory}: holds a run of other settings ({was}). Choose another hydra.sweep.dir.")
+        error = ConfigError(f"{directory}: holds a run of other settings ({was}). Choose another hydra.sweep.dir.")
+        write_status(directory, earlier._replace(error=str(error)))  # for the sweep; all else is left as it is
+        raise error
     if earlier is not None and earlier.state == "finished":
+        write_status(directory, earlier._replace(error=None))
         print(f"{directory}: finished, skipped")
         return
     with locked(directory):
@@ -209,8 +217,14 @@ def _overrides() -> list[str]:
 
 
 def _forget(directory: Path) -> None:
-    """Take back the directory that Hydra made for a run that was refused before it began."""
-    with contextlib.suppress(OSError):  # something else lives there
+    """Take back what was written for a run that was refused before its first step."""
+    shutil.rmtree(directory / ".hydra", ignore_errors=True)
+    for path in (directory / "status.json", directory / "hparams.yaml", *directory.glob("events.out.tfevents.*")):
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # something lives there
         directory.rmdir()
 
 

@@ -1,6 +1,7 @@
 """The end of a multirun: what became of each job."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from ffbp.errors import CheckpointError
+from ffbp.errors import CheckpointError, ConfigError
 from ffbp.files import write_text
-from ffbp.run_directory import Status, read_status, write_status
+from ffbp.run_directory import Status, locked, read_status, write_status
 from ffbp.signals import SIGNALS
 
 
@@ -22,14 +23,14 @@ class SweepTable(Callback):
         jobs = summarise(Path(config.hydra.sweep.dir))
         if SIGNALS.received is not None:
             raise SystemExit(128 + SIGNALS.received)
-        if any(job["state"] != "finished" for job in jobs):
+        if any(job["state"] != "finished" or job["error"] for job in jobs):
             raise SystemExit(1)
 
 
 def summarise(directory: Path) -> list[dict[str, Any]]:
     """Print one table of all jobs of a sweep and leave it in sweep.json.
 
-    A job that is still said to be running has been killed, since nothing runs any more.
+    A job that is said to be running, but that no process holds, has been killed.
     """
     jobs = [_outcome(status.parent) for status in sorted(directory.glob("*/status.json"), key=_job_number)]
     write_text(directory / "sweep.json", json.dumps(jobs, indent=2) + "\n")
@@ -46,8 +47,9 @@ def _outcome(directory: Path) -> dict[str, Any]:
         status = read_status(directory)
         assert status is not None
         if status.state == "running":
-            status = Status("failed", status.overrides, "its process was killed; the same command goes on from here")
-            write_status(directory, status)
+            with suppress(ConfigError), locked(directory):
+                status = Status("failed", status.overrides, "its process was killed; the same command goes on")
+                write_status(directory, status)
     except CheckpointError as error:
         status = Status("failed", [], str(error))
     metrics = directory / "metrics.json"
