@@ -6,28 +6,13 @@ python train.py resume=logs/ff/2026-01-01_12-00-00-000000
 """
 
 import sys
-from pathlib import Path
-
-from omegaconf import DictConfig
 
 from ffbp.command_line import compose_and_run, exit_code_of
-
-
-def start(config: DictConfig, directory: Path) -> None:
-    """Start a run in a new directory."""
-    from ffbp.start import start_run  # here, so that a mistyped setting need not wait for PyTorch
-
-    start_run(config, directory)
-
-
-def resume() -> None:
-    """Go on in the directory of a run that was broken off."""
-    from ffbp.start import resume_run
-
-    resume_run(sys.argv[1:])
-
+from ffbp.signals import SIGNALS
+from ffbp.start import resume_run, run_job, start_run
 
 if __name__ == "__main__":
     if any(word.startswith("resume=") and word not in ("resume=", "resume=null") for word in sys.argv[1:]):
-        sys.exit(exit_code_of(resume, debug="debug=true" in sys.argv))
-    compose_and_run(start, "train")
+        SIGNALS.listen()
+        sys.exit(exit_code_of(lambda: resume_run(sys.argv[1:]), debug="debug=true" in sys.argv))
+    compose_and_run(start_run, run_job, "train")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from warm import warm, warm_process  # noqa: F401, fixtures
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build_algorithm

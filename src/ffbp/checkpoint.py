@@ -14,7 +14,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from ffbp.errors import CheckpointError, ResourceError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's content; raised when an older reader could no longer understand it."""
 
 # A checkpoint is a zip archive, and a zip archive may end in a comment: ours is its own checksum.
@@ -73,15 +73,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: holds something other than tensors and plain data; refused.") from error
-    version = content.get("ffbp", {}).get("format") if isinstance(content, dict) else None
-    if version is None or version > FORMAT:
-        raise CheckpointError(f"{path}: format {version}, this program reads up to {FORMAT}.{_offer(path)}")
+    own = content.get("ffbp") if isinstance(content, dict) else None
+    version = own.get("format") if isinstance(own, dict) else None
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path}: not a checkpoint of this program.{_offer(path)}")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{path}: format {version}, and this program reads up to {FORMAT}; use the version that wrote it."
+        )
     return content
 
 
 def previous_of(path: Path) -> Path:
     """Where the checkpoint before the one at `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def restore_previous(path: Path) -> None:
+    """Put the checkpoint before the one at `path` in its place, which is kept as <name>.damaged<suffix>.
+
+    Without it the next save would keep the damaged one as the previous.
+    """
+    if path.exists():
+        path.replace(path.with_name(f"{path.stem}.damaged{path.suffix}"))
+    _keep(previous_of(path), path)
 
 
 def _keep(path: Path, copy: Path) -> None:

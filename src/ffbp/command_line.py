@@ -1,58 +1,104 @@
 """Between the shell and a run: compose the settings, and turn every refusal into one line and an exit code."""
 
 import difflib
+import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from signal import Signals
 from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from ffbp.errors import ConfigError, Refusal, ResourceError
+from ffbp.signals import SIGNALS
+from ffbp.sweep import summarise
 
-FIRST_PROCESS = os.environ.get("LOCAL_RANK", "0") == "0"
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it cannot import it raises, and need not print
+
+FIRST_PROCESS = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 """Whether this is the process that the user started, and not one that shares its training."""
+
+Task = Callable[[DictConfig, Path], None]
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def compose_and_run(task: Callable[[DictConfig, Path], None], config_name: str) -> NoReturn:
+def compose_and_run(start: Task, job: Task, config_name: str) -> NoReturn:
     """Compose the settings the command line asks for, do the task with them, leave with its exit code.
 
     Args:
-        task: takes the composed settings and the run directory.
+        start: what to do in a single run; takes the composed settings and the run directory.
+        job: what to do for each job of a sweep, likewise.
         config_name: the file in conf/ that composition starts from.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
     debug = "debug=true" in sys.argv
+    SIGNALS.listen()
+    if not FIRST_PROCESS:
+        sys.argv.append("hydra.run.dir=.")  # it exists, and only the first process writes
     codes: list[int] = []
+    main = os.getpid()
 
-    def job(config: DictConfig) -> None:
-        hydra_config = HydraConfig.get()
-        directory = Path(hydra_config.runtime.output_dir)
-        code = exit_code_of(lambda: task(config, directory), debug)
-        if hydra_config.mode == RunMode.MULTIRUN and code >= 128:
-            sys.exit(code)  # a signal is for the whole sweep; anything else for this job only
-        codes.append(code)
+    def task(config: DictConfig) -> None:
+        codes.append(_do(start, job, debug, main, config))
 
-    code = exit_code_of(_refuse_taken_directory, debug)
-    if code:
-        sys.exit(code)
-    decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)
-    code = exit_code_of(decorated, debug)
-    sys.exit(code or (codes[0] if len(codes) == 1 else max(codes, default=0) and 1))
+    decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+    code = exit_code_of(_refuse_sweeps_of_several_processes, debug) or exit_code_of(decorated, debug)
+    sys.exit(code or (codes[0] if len(codes) == 1 else 0))
+
+
+def _do(start: Task, job: Task, debug: bool, main: int, config: DictConfig) -> int:
+    """Do a single run, or a job of a sweep, here or in a worker that a launcher has started.
+
+    Whatever ends a job is its own matter; its status.json tells the sweep. A signal is for all jobs: here it ends the
+    sweep, and a worker does nothing of what is still given to it, since its exit would have the others killed.
+    """
+    hydra_config = HydraConfig.get()
+    directory = Path(hydra_config.runtime.output_dir)
+    if directory.is_relative_to(Path.cwd()):
+        directory = directory.relative_to(Path.cwd())  # as one would type it
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return exit_code_of(lambda: start(config, directory), debug)
+    if os.getpid() != main:
+        SIGNALS.listen()
+    code = 0
+    if SIGNALS.received is None:
+        try:
+            code = exit_code_of(lambda: job(config, directory), debug)
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    else:
+        with suppress(OSError):  # there is something of an earlier sweep
+            directory.rmdir()
+    if SIGNALS.received is not None and os.getpid() == main:
+        summarise(directory.parent)
+        print(f"Go on with the same command and hydra.sweep.dir={directory.parent}", file=sys.stderr)
+        raise SystemExit(128 + SIGNALS.received)
+    return code
+
+
+def _refuse_sweeps_of_several_processes() -> None:
+    """Refuse -m with trainer=ddp before each process starts the sweep again."""
+    wrong = [word for word in sys.argv[1:] if re.match(r"trainer(\.strategy)?=.*ddp", word)]
+    if wrong and {"-m", "--multirun"} & set(sys.argv):
+        raise ConfigError(f"-m with {wrong[0]}: each process would start the sweep again; run the jobs one by one.")
 
 
 Options = TypeVar("Options")
@@ -91,26 +137,32 @@ def exit_code_of(task: Callable[[], None], debug: bool) -> int:
         line, code = f"{mark.name}, line {mark.line + 1}: {error.problem}." if mark else str(error), 2
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         line, code = _unusable_setting(error), ConfigError.exit_code
+    except BrokenProcessPool as error:
+        line, code = f"a worker of the sweep was killed ({error}); the same command goes on.", ResourceError.exit_code
     except KeyboardInterrupt:
         line, code = "stopped by SIGINT.", 130
+    except SystemExit as error:
+        if not isinstance(error.code, int) or error.code <= 128:
+            raise
+        line, code = f"stopped by {Signals(error.code - 128).name}.", error.code
     except OSError as error:
-        line, code = f"{error.filename}: {error.strerror}.", ResourceError.exit_code
+        line, code = f"{error.filename or 'a file'}: {error.strerror}.", ResourceError.exit_code
     else:
         return 0
+    line = " ".join(line.split())
     if debug:
         traceback.print_exc()
-    print(f"error: {line}", file=sys.stderr)
+    if FIRST_PROCESS or not _first_process_ends():
+        print(f"error: {line}", file=sys.stderr)
     return code
 
 
-def _refuse_taken_directory() -> None:
-    """Refuse hydra.run.dir= where a run lies, while Hydra has not yet written into it."""
-    if not FIRST_PROCESS:
-        return  # the run that lies there is the one this process belongs to
-    for word in sys.argv[1:]:
-        directory = Path(word.removeprefix("hydra.run.dir="))
-        if word.startswith("hydra.run.dir=") and (directory / "status.json").exists():
-            raise ConfigError(f"{directory}: holds a run. Go on with resume={directory}, or choose another directory.")
+def _first_process_ends(seconds: float = 10.0) -> bool:
+    """Wait for the process that started this one: it meets the same refusal, says so, and should be the first to go."""
+    parent, deadline = os.getppid(), time.monotonic() + seconds
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return os.getppid() != parent
 
 
 def _missing_choice(error: MissingConfigException) -> str:
@@ -127,10 +179,8 @@ def _unusable_setting(error: Exception) -> str:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         key, _, value = found[1].partition("=")
         return f"{found[1]}: several values. Write {key}=[{value}] for a list, or add -m to sweep over them."
-    if "EOF" in message or "expecting" in message or "no viable alternative" in message:
-        wrong = next((word for word in sys.argv[1:] if word.count("=") > 1), None)
-        hint = f"{wrong}: write key=value, and quotes around a value that holds an =." if wrong else message
-        return hint.removesuffix(" See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details")
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: write key=value, close brackets, and put quotes around a value that holds an =."
     return message
 
 

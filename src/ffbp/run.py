@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,20 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ffbp.algorithms import Algorithm
-from ffbp.build import build, build_algorithm, describe, require_trust
-from ffbp.callbacks import NotedSignals, RunRecord
-from ffbp.checkpoint import FORMAT, SafeCheckpointIO, previous_of, read_checkpoint
+from ffbp.build import build, build_algorithm
+from ffbp.callbacks import RunRecord
+from ffbp.checkpoint import FORMAT, SafeCheckpointIO, previous_of, read_checkpoint, restore_previous
 from ffbp.data import ImageData
-from ffbp.errors import CheckpointError, ConfigError, ResourceError
+from ffbp.errors import CheckpointError, ConfigError, NumericError, ResourceError
 from ffbp.files import write_text
-from ffbp.settings import CountOrNone, Seed
+from ffbp.run_directory import differences, nearby_runs
+from ffbp.settings import check_settings
+from ffbp.signals import SIGNALS
 from ffbp.trainer import build_trainer
+from ffbp.trust import require_trust
+from ffbp.upgrades import upgrade
 
 Settings = dict[str, Any]
 
@@ -42,31 +47,22 @@ logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
 
 
-class RunSettings(BaseModel):
-    """The settings that belong to no part."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    seed: Seed
-    compile: bool
-
-
-class CheckpointSettings(BaseModel):
-    """How often a run is saved within epochs; 0 for at their ends only."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    every_n_steps: CountOrNone
-
-
-def train(settings: Settings, directory: Path, *, resume: bool = False, bar: bool | None = None) -> dict[str, Any]:
+def train(
+    settings: Settings,
+    directory: Path,
+    *,
+    resume: bool = False,
+    bar: bool | None = None,
+    begin: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Train, test on the best checkpoint, and leave everything in `directory`.
 
     Args:
         settings: as `conf/train.yaml` composes them, plain values.
         directory: of the run.
-        resume: go on from the last checkpoint there.
+        resume: go on from the last checkpoint there, or from the start where the run did not come to one.
         bar: draw a progress bar, instead of printing a line an epoch; None where there is a terminal.
+        begin: called once all parts are built, in the first process, before anything is written.
 
     Returns:
         what is in metrics.json.
@@ -75,47 +71,43 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
         Refusal: one of its kinds, with a line that says what to do.
     """
     started = time.perf_counter()
-    _check(settings)
-    pl.seed_everything(settings["seed"], verbose=False)
-    data: ImageData = build("data", settings["data"], seed=settings["seed"])
-    algorithm = build_algorithm(settings["algo"], settings["model"], data.image_shape, data.classes)
-    algorithm.settings = checkpoint_settings(settings, data)
-    parameters = sum(parameter.numel() for parameter in algorithm.parameters())
-    if settings["compile"]:
-        for block in algorithm.stack.blocks:
-            block.compile()
+    check_settings(settings)
+    with _refusals(settings, directory):
+        pl.seed_everything(settings["seed"], verbose=False)
+        data: ImageData = build("data", settings["data"], seed=settings["seed"])
+        algorithm = build_algorithm(settings["algo"], settings["model"], data.image_shape, data.classes)
+        algorithm.settings = checkpoint_settings(settings, data)
+        parameters = sum(parameter.numel() for parameter in algorithm.parameters())
+        if settings["compile"]:
+            for block in algorithm.stack.blocks:
+                block.compile()
 
-    signals = NotedSignals()
-    bar = sys.stdout.isatty() if bar is None else bar
-    rehearsal = bool(settings["trainer"]["fast_dev_run"])
-    every = settings["checkpoint"]["every_n_steps"]
-    record = RunRecord(directory, every_n_steps=every, announce=not bar, signals=signals, rehearsal=rehearsal)
-    chosen = [build(f"callbacks.{name}", part) for name, part in (settings["callbacks"] or {}).items()]
-    if bar:
-        chosen.append(RichProgressBar(refresh_rate=4, console_kwargs={"force_terminal": True}))
-    trainer = build_trainer(
-        settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
-        callbacks=[*chosen, record],
-        logger=[build(f"logger.{name}", part) for name, part in (settings["logger"] or {}).items()],
-        plugins=[SafeCheckpointIO()],
-        default_root_dir=directory,
-    )
-    if not resume and trainer.is_global_zero:
-        print(ModelSummary(algorithm, max_depth=3), flush=True)
-    last = usable_checkpoint(record.last_path) if resume else None
-    if trainer.is_global_zero:
-        write_status(directory, "running")
-    try:
-        with signals:
-            trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)
+        bar = sys.stdout.isatty() if bar is None else bar
+        rehearsal = bool(settings["trainer"]["fast_dev_run"])
+        every = settings["checkpoint"]["every_n_steps"]
+        record = RunRecord(directory, every_n_steps=every, announce=not bar, signals=SIGNALS, rehearsal=rehearsal)
+        chosen = [build(f"callbacks.{name}", part) for name, part in (settings.get("callbacks") or {}).items()]
+        if bar:
+            chosen.append(RichProgressBar(refresh_rate=4, console_kwargs={"force_terminal": True}))
+        trainer = build_trainer(
+            settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
+            parameters_rest=algorithm.parameters_rest,
+            callbacks=[*chosen, record],
+            logger=[build(f"logger.{name}", part) for name, part in (settings.get("logger") or {}).items()],
+            plugins=[SafeCheckpointIO()],
+            default_root_dir=directory,
+        )
+        last = _last_checkpoint(record.last_path, algorithm.settings) if resume else None
+        if trainer.is_global_zero:
+            if not resume:
+                print(ModelSummary(algorithm, max_depth=3), flush=True)
+            begin()
+            if last == previous_of(record.last_path):
+                restore_previous(record.last_path)
+        trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)
         train_seconds = record.clock.seconds  # before the best checkpoint brings back the clock of its epoch
-        best = None if rehearsal else record.best_path
+        best = None if rehearsal else trainer.strategy.broadcast(record.best_path)
         [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
-    except MisconfigurationException as error:  # what Lightning finds impossible together
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-    except torch.OutOfMemoryError as error:
-        size = settings["data"]["batch_size"]
-        raise ResourceError(f"out of memory with data.batch_size={size}; try {max(1, size // 2)}.") from error
 
     metrics = {
         "algo": settings["algo"]["name"],
@@ -139,8 +131,40 @@ def train(settings: Settings, directory: Path, *, resume: bool = False, bar: boo
     }
     if trainer.is_global_zero:
         write_text(directory / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        write_status(directory, "finished")
     return metrics
+
+
+@contextmanager
+def _refusals(settings: Settings, directory: Path) -> Iterator[None]:
+    """Say in one line what Lightning and PyTorch raise where a user can do something about it."""
+    try:
+        yield
+    except MisconfigurationException as error:  # what Lightning finds impossible together
+        raise ConfigError(f"trainer: {_one_line(error)}") from error
+    except NumericError as error:
+        raise NumericError(f"{error} {_last_good(directory)}") from error
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        message = _one_line(error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:
+            size = settings["data"]["batch_size"]
+            raise ResourceError(f"out of memory with data.batch_size={size}; try {max(1, size // 2)}.") from error
+        if "returned nan values" in message:  # what trainer.detect_anomaly looks for
+            raise NumericError(f"{message} {_last_good(directory)}") from error
+        if re.search(r"closed by peer|reset by peer|Connection refused|Broken pipe", message, re.IGNORECASE):
+            raise ResourceError(f"another process of this run is gone ({message}). {_last_good(directory)}") from error
+        raise
+
+
+def _last_good(directory: Path) -> str:
+    """What is left of a run that cannot go on."""
+    path = directory / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        return "There is no checkpoint yet."
+    return f"The last good checkpoint is {path}: ask it with python evaluate.py run={path}."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
@@ -160,7 +184,7 @@ def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
     if not path.is_file():
         path = best_checkpoint(path)
     content = read_checkpoint(path)
-    own = content["ffbp"]
+    own = upgrade(content["ffbp"])
     require_trust(own, trust)
     algorithm = build_algorithm(own["algo"], own["model"], own["image_shape"], own["classes"])
     algorithm.settings = own
@@ -184,11 +208,21 @@ def best_checkpoint(directory: Path) -> Path:
     raise CheckpointError(f"{directory}: no run with a checkpoint there.{nearby_runs(directory)}")
 
 
-def nearby_runs(directory: Path) -> str:
-    """A sentence that names the latest runs close to a directory that is none, or nothing."""
-    folder = next((folder for folder in (directory, *directory.parents) if folder.is_dir()), Path())
-    runs = sorted({found.parent.parent for found in folder.glob("**/checkpoints/last.ckpt")})[-3:]
-    return f" Runs nearby: {', '.join(map(str, runs))}." if runs else ""
+def _last_checkpoint(path: Path, settings: Settings) -> Path | None:
+    """The checkpoint a run goes on from, None if it was broken off before its first.
+
+    Raises:
+        CheckpointError: if it cannot be read, or belongs to other settings.
+    """
+    began = any(file.exists() for file in (path, previous_of(path), path.parents[1] / "metrics.csv"))
+    if not began:
+        print("no checkpoint yet: from the start", file=sys.stderr)
+        return None
+    usable = usable_checkpoint(path)
+    own = read_checkpoint(usable)["ffbp"] | {"format": FORMAT}
+    if wrong := differences(upgrade(own), settings):
+        raise CheckpointError(f"{usable}: of other settings than its run: {'; '.join(wrong)}.")
+    return usable
 
 
 def usable_checkpoint(path: Path) -> Path:
@@ -220,23 +254,6 @@ def checkpoint_settings(settings: Settings, data: ImageData) -> Settings:
         "image_shape": list(data.image_shape),
         "classes": data.classes,
     }
-
-
-def write_status(directory: Path, state: str, error: str | None = None) -> None:
-    """Say in status.json how the run stands: running, finished, failed or interrupted."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / "status.json", json.dumps({"state": state, "error": error}) + "\n")
-    except OSError as problem:
-        raise ResourceError(f"{directory}: cannot be written ({problem.strerror}); choose another folder.") from problem
-
-
-def _check(settings: Settings) -> None:
-    for group, model in (("", RunSettings), ("checkpoint", CheckpointSettings)):
-        try:
-            model.model_validate(settings[group] if group else settings)
-        except ValidationError as error:
-            raise ConfigError(describe(group, error)) from error
 
 
 def _device_name(trainer: pl.Trainer) -> str:

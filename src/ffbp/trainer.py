@@ -2,49 +2,15 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ffbp.build import describe
 from ffbp.errors import ConfigError, ResourceError
-from ffbp.settings import Count, Positive
-
-Endless = Literal[-1]
-Limit = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0, le=1, strict=True)] | None
-SomeLimit = Count | Annotated[float, Field(gt=0, le=1, strict=True)] | None
-
-
-class TrainerSettings(BaseModel):
-    """The arguments of `lightning.pytorch.Trainer` that have a range worth naming; others go through as they are."""
-
-    model_config = ConfigDict(extra="allow")
-
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
-    devices: Literal["auto"] | int | list[int]
-    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
-    max_epochs: Count | Endless
-    max_steps: Count | Endless
-    limit_train_batches: SomeLimit
-    limit_val_batches: Limit
-    limit_test_batches: SomeLimit
-    log_every_n_steps: Count
-    check_val_every_n_epoch: Count
-    accumulate_grad_batches: Count
-    gradient_clip_val: Positive | None
-    detect_anomaly: bool
-    fast_dev_run: bool | Annotated[int, Field(ge=0, strict=True)]
-    deterministic: bool | Literal["warn"]
-
-    @model_validator(mode="after")
-    def _an_end(self) -> "TrainerSettings":
-        if self.max_epochs == -1 and self.max_steps == -1 and getattr(self, "max_time", None) is None:
-            raise ValueError("trainer.max_epochs=-1: an end is needed, set max_epochs, max_steps or max_time.")
-        return self
+from ffbp.settings import TrainerSettings
 
 
 class NoProfiler(PassThroughProfiler):
@@ -57,22 +23,21 @@ class NoProfiler(PassThroughProfiler):
 _NOTHING = nullcontext()
 
 
-def build_trainer(settings: dict[str, Any], **parts: Any) -> pl.Trainer:
+def build_trainer(settings: dict[str, Any], *, parameters_rest: bool, **parts: Any) -> pl.Trainer:
     """Build the Trainer.
 
     Args:
-        settings: its arguments, plain values.
+        settings: its arguments, plain values that `check_settings` has passed.
+        parameters_rest: whether some parameters get no gradient from some batches.
         parts: callbacks, loggers, plugins and what else is an object.
 
     Raises:
-        ConfigError: if a setting is out of range.
+        ConfigError: if settings are impossible together.
         ResourceError: if the machine lacks the device.
     """
-    try:
-        checked = TrainerSettings.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(describe("trainer", error)) from error
-    _check_device(checked)
+    _check_device(TrainerSettings.model_validate(settings))
+    if parameters_rest and settings["strategy"] == "ddp":
+        settings = settings | {"strategy": "ddp_find_unused_parameters_true"}
     try:
         profiler = settings["profiler"] or NoProfiler()
         return pl.Trainer(**settings | {"profiler": profiler}, **parts)

@@ -37,6 +37,7 @@ class Algorithm(pl.LightningModule):
     """
 
     elapsed = 0.0  # how much of the training has passed, in [0, 1]
+    parameters_rest = False  # whether some get no gradient from some batches; several processes must know
     readout = "logits"
     readout_names: tuple[str, ...] = ("logits",)
 
@@ -164,8 +165,15 @@ class Algorithm(pl.LightningModule):
             NumericError: with the step and the names of the measures.
         """
         broken = self.train_means.broken()
-        if broken:
-            raise NumericError(f"step {self.global_step}, epoch {self.current_epoch}: {', '.join(broken)} not finite.")
+        if not self.trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
+            return
+        layers = [f"layer {k}" for k, block in enumerate(self.stack.blocks) if not _finite(block)]
+        weights = f"; the weights of {', '.join(layers)} are not either" if layers else ""
+        raise NumericError(
+            f"step {self.global_step}, epoch {self.current_epoch + 1}: "
+            f"{', '.join(broken) or 'a loss of another process'} not finite{weights}. A resumed run would come to the "
+            f"same: take a smaller algo.optimizer.lr, or look closer with trainer.detect_anomaly=true."
+        )
 
     # -- evaluation
 
@@ -200,6 +208,10 @@ class Algorithm(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ffbp"] = self.settings
+
+
+def _finite(module: nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -115,6 +115,7 @@ class ForwardForward(Algorithm):
         names = [f"ff/layer_{k}/{what}" for k in range(len(stack.blocks)) for what in measured]
         super().__init__(stack, optimizer=optimizer, schedule=schedule, measures=names)
         self.head_settings, self.readout, self.readout_share, self.order = head, readout, readout_share, order
+        self.parameters_rest = order == "sequential" or readout_share > 0
         self.negatives, self.objective, self.alpha = negatives, objective, alpha
         self.goodness, self.goodness_per = GOODNESS[goodness], goodness_per
         self.normalize = NORMALIZATION[normalization]

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from signal import Signals
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from ffbp.algorithms import Algorithm
 from ffbp.callbacks.clock import TrainingClock
-from ffbp.callbacks.signals import NotedSignals
 from ffbp.errors import Interrupted
 from ffbp.files import write_text
+from ffbp.signals import NotedSignals
 
 
 class RunRecord(Checkpoint):
@@ -51,7 +52,11 @@ class RunRecord(Checkpoint):
         return self.directory / "checkpoints" / "best.ckpt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.listen()  # from here on Lightning has handlers of its own, which exit with 0
         self.clock.start()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.listen()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.clock.start()
@@ -59,13 +64,14 @@ class RunRecord(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stop = self.signals.received is not None
+        stop = self._asked_to_stop(trainer)
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
         # an epoch's last batch is followed by its validation, and only then can it be saved
         if (stop or due) and not trainer.is_last_batch:
             with self.clock.paused():
                 self._write(trainer, self.last_path)
-            self._stop_if_asked(trainer)
+            if stop:
+                self._stop(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.clock.pause()
@@ -91,15 +97,20 @@ class RunRecord(Checkpoint):
         self._write(trainer, self.last_path)
         if trainer.is_global_zero and not self.rehearsal:
             write_rows(self.directory / "metrics.csv", self.rows)
-        self._stop_if_asked(trainer)
+        if self._asked_to_stop(trainer):
+            self._stop(trainer)
 
-    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
-        if self.signals.received is not None:
-            raise Interrupted(
-                f"stopped by {self.signals.received.name} in epoch {trainer.current_epoch + 1}, step "
-                f"{trainer.global_step}, and saved. Go on with: python train.py resume={self.directory}",
-                self.signals.received,
-            )
+    def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether a signal came, here or to any other process of this run: all save and stop at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        number = self.signals.received or Signals.SIGTERM
+        raise Interrupted(
+            f"stopped by {number.name} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}, and saved. "
+            f"Go on with: python train.py resume={self.directory}",
+            number,
+        )
 
     def _write(self, trainer: pl.Trainer, path: Path) -> None:
         cast(Algorithm, trainer.lightning_module).check_finite()  # nothing broken replaces what was good

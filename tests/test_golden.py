@@ -1,0 +1,58 @@
+"""The losses of the first 20 steps are those that were written down: python tests/test_golden.py writes them anew."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lightning.pytorch as pl
+import pytest
+from conftest import settings
+
+from ffbp import run
+
+GOLDEN = Path(__file__).parent / "fixtures" / "golden.json"
+STEPS = 20
+TOLERANCE = 2e-4  # relative: what another processor's order of summation changes in 20 steps
+CASES = {
+    "bp": ("algo=bp", "model=mlp", "model.widths=[32]"),
+    "ff": ("algo=ff", "model=mlp", "model.widths=[32,16]", "data.shift=1"),
+}
+
+
+class Losses(pl.Callback):
+    """Note what each step adds to the epoch's sums: the read-out's loss, and each layer's."""
+
+    noted: list[list[float]]
+
+    def on_train_start(self, trainer, pl_module):
+        self.before = pl_module.train_means.sums.clone()
+        Losses.noted = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        means = pl_module.train_means
+        added = (means.sums - self.before) / len(batch.labels)
+        self.before = means.sums.clone()
+        losses = [value for name, value in zip(means.names, added.tolist(), strict=False) if name.endswith("/loss")]
+        Losses.noted.append(losses)
+
+
+def first_losses(case: str, directory: Path) -> list[list[float]]:
+    chosen = settings(*CASES[case], "trainer.max_epochs=1", f"trainer.limit_train_batches={STEPS}")
+    chosen["callbacks"] = {"losses": {"_target_": f"{Losses.__module__}.Losses"}}
+    run.train(chosen, directory, bar=False)
+    return Losses.noted
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_losses_are_the_golden_ones(case, tmp_path):
+    golden = json.loads(GOLDEN.read_text())[case]
+    found = first_losses(case, tmp_path)
+    assert len(found) == len(golden) == STEPS
+    for losses, expected in zip(found, golden, strict=True):
+        assert losses == pytest.approx(expected, rel=TOLERANCE)
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as name:
+        written = {case: first_losses(case, Path(name) / case) for case in CASES}
+    GOLDEN.write_text(json.dumps(written, indent=1) + "\n")

@@ -1,0 +1,331 @@
+"""Bad input: one line that says what to do, an exit code, no traceback, and nothing written."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MNIST, settings
+
+from ffbp import run
+from ffbp.checkpoint import previous_of, read_checkpoint, write_checkpoint
+
+FF, BP = "algo=ff data=digits", "algo=bp model=mlp data=digits"
+LAST = Path("checkpoints", "last.ckpt")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+
+
+def assert_refused(warm, words: str, code: int, says: str, **environment: str) -> None:
+    """The command ends with this code and one line, and leaves every file as it was."""
+    before = files(warm.folder)
+    refused = warm(*words.split(), **environment)
+    assert refused.wait() == code, refused.stdout + refused.stderr
+    lines = refused.stderr.splitlines()
+    assert len(lines) == 1, refused.stderr
+    assert lines[0].startswith("error: ")
+    assert re.search(says, lines[0], re.IGNORECASE), lines[0]
+    assert files(warm.folder) == before
+
+
+SETTINGS = [
+    # unknown keys and choices
+    ("trainr.max_epochs=1", 2, "trainer.max_epochs"),
+    (f"{FF} algo.treshold=1", 2, "algo.threshold"),
+    ("algo=nope", 2, "bp, ff"),
+    ("model=nope", 2, "cnn, mlp"),
+    ("data=minst", 2, "did you mean mnist"),
+    ("experiment=paper_f", 2, "paper_ff"),
+    ("trainer=tpu", 2, "cpu, ddp, default, gpu"),
+    ("optimizer=adam", 2, "optimizer"),
+    # what a shell word may look like
+    ("seed=1,2", 2, "-m"),
+    ("seed=", 2, "seed"),
+    ("a=b=c", 2, "key=value"),
+    ("seed", 2, "seed"),
+    ("model.widths=[8", 2, "widths=.*brackets"),
+    (f"{BP} algo.optimizer.lr=", 2, "algo.optimizer.lr="),
+    # numbers
+    *[(f"{BP} algo.optimizer.lr={value}", 2, "lr=.* number") for value in ("abc", "nan", "inf", "0", "-1", "on")],
+    (f"{FF} algo.head.lr=-1", 2, "head.lr=-1: a number above 0"),
+    (f"{BP} algo.optimizer.momentum=1", 2, "less than 1"),
+    (f"{BP} algo.optimizer.weight_decay=-1", 2, "0 or more"),
+    (f"{BP} data.batch_size=0", 2, "1 or more"),
+    (f"{BP} data.batch_size=-1", 2, "1 or more"),
+    (f"{BP} data.batch_size=1.5", 2, "a whole number"),
+    (f"{BP} data.batch_size=5000", 2, "1 to 1237"),
+    (f"{BP} data.val_size=1437", 2, "val_size"),
+    (f"{BP} data.shift=28", 2, "less than"),
+    (f"{BP} +data.num_workers=4", 2, "num_workers"),
+    *[(f"trainer.max_epochs={value}", 2, "max_epochs=.*expected") for value in ("0", "-5", "1.5", "ten", "null")],
+    ("trainer.max_epochs=-1", 2, "an end"),
+    ("trainer.max_steps=0", 2, "1 or more"),
+    ("trainer.limit_train_batches=2.5", 2, "limit_train_batches=2.5"),
+    ("trainer.precision=foo", 2, "bf16-mixed"),
+    (f"{BP} trainer.accelerator=cpu trainer.precision=16-mixed", 2, "bf16-mixed"),
+    ("trainer.accelerator=tpu", 2, "'cpu'"),
+    *[(f"seed={value}", 2, "seed=.*expected") for value in ("-1", "1099511627776", "abc", "1.5")],
+    ("checkpoint.every_n_steps=-1", 2, "0 or more"),
+    ("compile=perhaps", 2, "compile=perhaps"),
+    *[(f"{FF} algo.threshold={value}", 2, "threshold=.*number") for value in ("nan", "0", "-1")],
+    (f"{FF} model.widths=[]", 2, "widths"),
+    (f"{FF} model.widths=[0]", 2, "widths.*1 or more"),
+    (f"{FF} algo.negatives=permuted", 2, "'uniform' or 'hard'"),
+    (f"{FF} algo.optimizer.lr=[1,2]", 2, "one for each layer"),
+    (f"{FF} algo.order=sequential model.widths=[8,8] trainer.max_epochs=1", 2, "2 or more"),
+    (f"{FF} trainer.gradient_clip_val=1", 2, "gradient clipping"),
+    (f"{BP} model._target_=nowhere.Model", 2, "cannot be imported"),
+    ("-m seed=0,1 trainer=ddp", 2, "one by one"),
+    ("-m trainer=cpu,ddp", 2, "one by one"),
+    # the machine
+    (f"{BP} trainer.devices=0", 6, "1 to"),
+    (f"{BP} trainer.accelerator=cpu trainer.devices=99", 6, "cores"),
+    # the data
+    ("data=mnist data.download=false paths.data_dir=nowhere", 3, "nowhere/MNIST/raw.*data=digits"),
+    # runs that are not there
+    ("resume=nowhere", 4, "no run there"),
+    ("run=nowhere script", 4, "no run with a checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "says"), SETTINGS, ids=[row[0] for row in SETTINGS])
+def test_a_refused_command_leaves_nothing(words, code, says, warm):
+    if words.endswith(" script"):
+        words = words.removesuffix(" script")
+        refused = warm(words, script="evaluate.py")
+        assert (refused.wait(), refused.stderr.count("\n")) == (code, 1)
+        assert says in refused.stderr
+        return
+    assert_refused(warm, words, code, says)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu(warm):
+    assert_refused(warm, f"{BP} trainer=gpu", 6, "trainer=cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("seed: [1\n", r"broken\.yaml, line 2"), ("seed: 1\nseed: 2\n", r"broken\.yaml, line 2.*duplicate key seed")],
+    ids=["cut short", "a key twice"],
+)
+def test_broken_yaml(text, says, warm):
+    folder = warm.folder / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text(f"# @package _global_\n{text}")
+    says = says.replace("line 2", "line 3")
+    assert_refused(warm, "--config-dir mine experiment=broken", 2, says)
+
+
+# -- data
+
+
+@pytest.fixture
+def tiny_mnist(warm) -> Path:
+    """IDX files of a set whose plain checksums are not known, so that their structure is what is checked."""
+    folder = warm.folder / "data" / "KMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 60), ("t10k", 20)):
+        images = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28)) + bytes(count * 784)
+        labels = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + bytes(n % 10 for n in range(count))
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    return folder
+
+
+DAMAGES: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    ("train-images-idx3-ubyte", lambda b: b[:-1], "bytes after the header expected"),
+    ("train-images-idx3-ubyte", lambda b: b[:9], "a header of 16 bytes expected, 9 found"),
+    ("train-images-idx3-ubyte", lambda b: b"", "a header of 16 bytes expected, 0 found"),
+    ("train-images-idx3-ubyte", lambda b: b"\1" + b[1:], "magic number 0x00000803 expected, 0x01000803 found"),
+    ("t10k-labels-idx1-ubyte", lambda b: b[:7] + b"\x13" + b[8:-1], "20 t10k images but 19 labels"),
+    ("train-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0a", "labels of 0 to 9 expected, 10 found"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "says"), DAMAGES, ids=[says for _, _, says in DAMAGES])
+def test_a_damaged_data_file(name, damage, says, tiny_mnist, warm):
+    path = tiny_mnist / name
+    path.write_bytes(damage(path.read_bytes()))
+    words = "data=kmnist paths.data_dir=data data.download=false data.val_size=10"
+    assert_refused(warm, words, 3, f"KMNIST/raw.*{says}")
+
+
+@pytest.mark.skipif(not MNIST.is_dir(), reason="the real MNIST is not here")
+def test_a_wrong_checksum(warm):
+    folder = warm.folder / "data" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for path in MNIST.glob("*-ubyte"):
+        (folder / path.name).symlink_to(path)
+    labels = folder / "train-labels-idx1-ubyte"
+    content = bytearray(labels.read_bytes())
+    content[1000] ^= 1
+    labels.unlink()
+    labels.write_bytes(content)
+    words = "data=mnist paths.data_dir=data data.download=false"
+    assert_refused(warm, words, 3, "train-labels-idx1-ubyte: MD5 d?.* expected, .* found")
+
+
+# -- checkpoints
+
+
+@pytest.fixture(scope="session")
+def broken_off(tmp_path_factory) -> Path:
+    """A run of two epochs that goes on to four."""
+    folder = tmp_path_factory.mktemp("runs")
+    chosen = settings("algo=bp", "model=mlp", "model.widths=[8]", "trainer.max_epochs=2", "algo.schedule=constant")
+    run.train(chosen, folder / "run", bar=False)
+    return folder / "run"
+
+
+@pytest.fixture
+def saved(warm, broken_off) -> Path:
+    """The same, as the command leaves it, in the working directory."""
+    copy = warm.folder / "run"
+    shutil.copytree(broken_off, copy)
+    words = ["data=digits", "model=mlp", "model.widths=[8]", "algo.schedule=constant", "trainer.max_epochs=4"]
+    shown = warm(*words, "logger=none", "trainer=cpu", "--cfg", "job")
+    assert shown.wait() == 0, shown.stderr
+    (copy / ".hydra").mkdir()
+    text = shown.stdout.replace("${hydra:runtime.output_dir}", "run")
+    (copy / ".hydra" / "config.yaml").write_text(text)
+    (copy / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    (copy / "metrics.json").unlink()
+    return copy
+
+
+def other_settings(saved: Path, old: str, new: str) -> None:
+    config = saved / ".hydra" / "config.yaml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+
+
+def test_a_saved_run_goes_on(saved, warm):
+    done = warm("resume=run")
+    assert done.wait() == 0, done.stderr
+    assert json.loads((saved / "metrics.json").read_text())["epochs"] == 4
+    again = warm("resume=run")
+    assert again.wait() == 0
+    assert "finished" in again.stdout
+
+
+def forget_previous(saved: Path) -> None:
+    previous_of(saved / LAST).unlink()
+
+
+def test_resuming_with_other_settings(saved, warm):
+    words = "resume=run algo.optimizer.lr=0.1 data.batch_size=7 seed=3"
+    says = r"seed is 0 there, 3 here.*lr is 0.005 there, 0.1 here.*batch_size is 50 there, 7 here"
+    assert_refused(warm, words, 4, says)
+    assert_refused(warm, "resume=run trainer.max_epochs=1", 4, "can only grow")
+    assert_refused(warm, "resume=run trainr.max_epochs=9", 4, "trainr")
+
+
+def test_a_taken_directory(saved, warm):
+    (saved / "status.json").write_text('{"state": "interrupted", "overrides": [], "error": null}')
+    assert_refused(warm, f"{BP} hydra.run.dir=run", 2, "resume=run")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("widths:\n  - 8\n", "widths:\n  - 8\n  - 8\n", r"model\.widths is \[8\] there, \[8, 8\] here"),
+        ("activation: relu", "activation: tanh", "model.activation is 'relu' there, 'tanh' here"),
+        ("batch_size: 50", "batch_size: 60", "data.batch_size is 50 there, 60 here"),
+        ("name: adam", "name: sgd", "algo.optimizer.name is 'adam' there, 'sgd' here"),
+    ],
+    ids=["depth", "model", "data", "algo"],
+)
+def test_a_checkpoint_of_another_run(old, new, says, saved, warm):
+    other_settings(saved, old, new)
+    assert_refused(warm, "resume=run", 4, f"last.ckpt: .*{says}")
+
+
+FLIPPED = [("flipped", lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1 :])]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"a text\n", FLIPPED[0][1]],
+    ids=["empty", "truncated", "a text file", "flipped"],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, saved, warm):
+    last = saved / LAST
+    last.write_bytes(damage(last.read_bytes()))
+    done = warm("resume=run")
+    assert done.wait() == 0, done.stderr
+    assert re.fullmatch(r"run/checkpoints/last.ckpt: .*last.previous.ckpt. Going on from that.\n", done.stderr)
+    assert read_checkpoint(last)["epoch"] == 3
+    assert read_checkpoint(previous_of(last))["epoch"] == 2
+
+
+@pytest.mark.parametrize("kind", ["damaged", "foreign", "unsafe", "of a later version"])
+def test_a_checkpoint_that_cannot_be_used_and_nothing_before_it(kind, saved, warm):
+    last = saved / LAST
+    forget_previous(saved)
+    content = read_checkpoint(last)
+    if kind == "damaged":
+        last.write_bytes(last.read_bytes()[:-1000])
+    elif kind == "foreign":
+        torch.save(content, last)
+    elif kind == "unsafe":
+        write_checkpoint(last, content | {"trap": Path("trap")})
+    else:
+        write_checkpoint(last, content | {"ffbp": content["ffbp"] | {"format": 99}})
+    previous_of(last).unlink(missing_ok=True)
+    says = {
+        "damaged": "cut short",
+        "foreign": "not a checkpoint",
+        "unsafe": "refused",
+        "of a later version": "format 99",
+    }
+    assert_refused(warm, "resume=run", 4, f"last.ckpt: .*{says[kind]}")
+
+
+def test_a_saved_run_that_names_a_foreign_target(saved, warm):
+    config = saved / ".hydra" / "config.yaml"
+    for target in (
+        "os.system",
+        "ffbp.command_line.os.system",
+        "ffbp.models.stack.nn.Linear",
+        "lightning.pytorch.Trainer",
+    ):
+        original = config.read_text()
+        text = original.replace("callbacks: {}", f"callbacks: {{x: {{_target_: {target}, command: touch was_run}}}}")
+        assert text != original
+        config.write_text(text)
+        assert_refused(warm, "resume=run", 4, f"{target}: refused.*trust=")
+        config.write_text(original)
+    assert not (warm.folder / "was_run").exists()
+
+
+def test_a_saved_run_that_would_read_the_environment(saved, warm):
+    other_settings(saved, "activation: relu", "activation: ${oc.env:SECRET}")
+    assert_refused(warm, "resume=run", 4, r"\$\{oc.env:SECRET\}: refused.*trust=\[oc.env\]", SECRET="hush")
+
+
+def test_a_run_directory_without_usable_settings(saved, warm):
+    other_settings(saved, "max_epochs: 4", "max_epochs: many")
+    assert_refused(warm, "resume=run", 4, "its settings cannot be used: trainer.max_epochs=many")
+    (saved / ".hydra" / "config.yaml").write_text("seed: [")
+    assert_refused(warm, "resume=run", 4, "no run there that can be resumed")
+
+
+def test_lost_checkpoints_are_not_taken_for_a_run_that_had_none(saved, warm):
+    shutil.rmtree(saved / "checkpoints")
+    assert_refused(warm, "resume=run", 4, "last.ckpt: cannot be read")
+
+
+# -- the machine
+
+
+def test_a_directory_that_cannot_be_written(warm):
+    (warm.folder / "taken").write_text("a file")
+    assert_refused(warm, f"{BP} logger=none hydra.run.dir=taken", 6, "taken")
+    assert_refused(warm, f"{BP} logger=none hydra.run.dir=taken/run", 6, "taken")
+    assert_refused(warm, f"{BP} logger=none hydra.run.dir=/proc/run", 6, "/proc/run")
