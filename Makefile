@@ -37,7 +37,7 @@ results: install
 	$(RUN) results/tables.py
 
 tensorboard: install
-	.venv/bin/tensorboard --logdir logs
+	.venv/bin/tensorboard --logdir logs --host localhost
 
 clean:
 	rm -rf .venv build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

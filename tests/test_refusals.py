@@ -256,10 +256,12 @@ FLIPPED = [("flipped", lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) 
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, saved, warm):
     last = saved / LAST
-    last.write_bytes(damage(last.read_bytes()))
+    whole = last.read_bytes()
+    last.write_bytes(damage(whole))
     done = warm("resume=run")
     assert done.wait() == 0, done.stderr
     assert re.fullmatch(r"run/checkpoints/last.ckpt: .*last.previous.ckpt. Going on from that.\n", done.stderr)
+    assert last.with_name("last.damaged.ckpt").read_bytes() == damage(whole)
     assert read_checkpoint(last)["epoch"] == 3
     assert read_checkpoint(previous_of(last))["epoch"] == 2
 
