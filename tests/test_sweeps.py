@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -148,3 +149,33 @@ def test_side_by_side_a_killed_worker_is_reported(tmp_path):
     assert sweep.returncode == 6, errors
     assert "a worker of the sweep was killed" in errors
     assert "Traceback" not in errors
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs have processes of their own on Linux only")
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_killed_job_is_named_stops_no_other_and_goes_on(launcher, warm, tmp_path):
+    words = [*SWEEP, "seed=0,1,2", "trainer.max_epochs=15", "checkpoint.every_n_steps=5"]
+    if launcher == "basic":
+        folder = warm.folder
+        sweep = lambda: warm(*words)  # noqa: E731
+    else:
+        folder = tmp_path
+        sweep = lambda: start(tmp_path, *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")  # noqa: E731
+    running = sweep()
+    while not list(folder.glob("sweep/1_*/checkpoints/last.ckpt")):
+        time.sleep(0.005)
+    jobs = children(running.pid)
+    if launcher == "joblib":
+        jobs = [job for worker in jobs for job in children(worker)] or jobs
+    for job in jobs:
+        os.kill(job, signal.SIGKILL)
+    assert running.wait(300) == 1
+    assert states(folder) == ["finished", "failed", "finished"]
+    assert "killed" in jobs_of(folder)[1]["error"]
+
+    assert sweep().wait(300) == 0
+    assert states(folder) == ["finished"] * 3

@@ -1,7 +1,9 @@
 """Between the shell and a run: compose the settings, and turn every refusal into one line and an exit code."""
 
+import ctypes
 import difflib
 import logging
+import multiprocessing
 import os
 import re
 import sys
@@ -12,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from signal import Signals
+from signal import SIGKILL, Signals
 from typing import Any, NoReturn, TypeVar
 
 import hydra
@@ -37,6 +39,8 @@ FIRST_PROCESS = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 Task = Callable[[DictConfig, Path], None]
 
 CONF = Path(__file__).parents[2] / "conf"
+
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def compose_and_run(start: Task, job: Task, config_name: str) -> NoReturn:
@@ -79,11 +83,9 @@ def _do(start: Task, job: Task, debug: bool, main: int, config: DictConfig) -> i
         SIGNALS.listen()
     code = 0
     if SIGNALS.received is None:
-        try:
-            code = exit_code_of(lambda: job(config, directory), debug)
-        except Exception:
-            traceback.print_exc()
-            code = 1
+        if not (directory / "metrics.json").exists():  # else there may be nothing to do
+            import ffbp.run  # noqa: F401 - once, for the processes of all jobs
+        code = _apart(lambda: exit_code_of(lambda: job(config, directory), debug))
     else:
         with suppress(OSError):  # there is something of an earlier sweep
             directory.rmdir()
@@ -92,6 +94,30 @@ def _do(start: Task, job: Task, debug: bool, main: int, config: DictConfig) -> i
         print(f"Go on with the same command and hydra.sweep.dir={directory.parent}", file=sys.stderr)
         raise SystemExit(128 + SIGNALS.received)
     return code
+
+
+def _apart(task: Callable[[], int]) -> int:
+    """Do something in a process of its own, so that what kills it, such as a lack of memory, kills nothing else.
+
+    Returns:
+        the exit code; negative if a signal killed the process.
+    """
+    if sys.platform != "linux":  # where a process cannot be divided safely
+        try:
+            return task()
+        except Exception:
+            traceback.print_exc()
+            return 1
+
+    def child() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)  # or it would go on when the sweep is killed
+        sys.exit(task())
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def _refuse_sweeps_of_several_processes() -> None:
