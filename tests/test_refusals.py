@@ -125,6 +125,15 @@ def test_broken_yaml(text, says, warm):
 # -- data
 
 
+def test_no_way_out_to_the_mirrors(warm):
+    closed = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    refused = warm("data=mnist", "paths.data_dir=data", **closed)
+    assert (refused.wait(), refused.stderr.count("\n")) == (3, 1)
+    assert re.search(r"train-images-idx3-ubyte\.gz: not there.*data=digits", refused.stderr)
+    assert not list(warm.folder.glob("logs/**/*.json"))
+    assert not list(warm.folder.glob("data/**/*ubyte*"))
+
+
 @pytest.fixture
 def tiny_mnist(warm) -> Path:
     """IDX files of a set whose plain checksums are not known, so that their structure is what is checked."""
