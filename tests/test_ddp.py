@@ -43,12 +43,13 @@ TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 def assert_same_weights(one: Path, two: Path) -> None:
     weights = [ffbp.load(run).state_dict() for run in (one, two)]
-    for name in [name for name in weights[0] if "means" not in name]:  # each process has sums of its own
+    for name in [name for name in weights[0] if "_means" not in name]:  # each process has sums of its own
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_layers_in_turn_over_two_processes_that_torchrun_started_equal_one(command, tmp_path):
     words = ["algo=ff", "algo.order=sequential", "trainer.max_epochs=2", *SHARED]
+    words += ["algo.peer_normalization=hinton", "algo.peer_weight=3"]  # whose means are of all images
     one = command(*words, "trainer=cpu", "hydra.run.dir=one")
     assert one.returncode == 0, one.stderr
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29571"]

@@ -103,6 +103,8 @@ def _blur(side: int, times: int, device: torch.device) -> Tensor:
 def hybrids(images: Tensor, masks: Tensor) -> Tensor:
     """Mix each image with the next one of the batch: its strokes are real, its shape is no digit's.
 
+    Several processes each mix the images that they have, so that two do not draw the hybrids of one.
+
     Args:
         images: shape (B, C, H, W), in random order.
         masks: where an image shows itself, 1, and where the other one, 0: shape (B, H, W).
