@@ -126,7 +126,7 @@ def test_broken_yaml(text, says, warm):
 
 
 def test_no_way_out_to_the_mirrors(warm):
-    closed = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     refused = warm("data=mnist", "paths.data_dir=data", **closed)
     assert (refused.wait(), refused.stderr.count("\n")) == (3, 1)
     assert re.search(r"train-images-idx3-ubyte\.gz: not there.*data=digits", refused.stderr)

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from ffbp.callbacks.pictures import first_layer_picture
 from ffbp.models import Block
+from ffbp.report.figures import draw
 from ffbp.report.page import conclusions, row
-from ffbp.report.runs import Run, group_runs
+from ffbp.report.runs import Group, Run, group_runs
 
 
 def a_run(algo: str, model: str, seed: int, accuracy: float, *overrides: str, data: str = "mnist") -> Run:
@@ -36,6 +38,27 @@ def test_groups_differ_in_all_but_their_seed_best_first():
     assert row(groups[1])["accuracy"] == "92.00 ± 2.00"
     assert row(groups[0])["accuracy"] == "97.00"
     assert row(groups[0])["goodness"] == "-"
+
+
+@pytest.mark.filterwarnings("error")
+def test_epochs_that_were_not_validated_leave_no_gap_in_a_curve(tmp_path):
+    nan = float("nan")
+    histories = [[nan, 0.9, nan, 0.94], [nan, 0.92, nan, 0.96]]
+    runs = [
+        Run(
+            {"data": "mnist"},
+            {"epoch": [0.0] * 4, "time/epoch_seconds": [1.0] * 4, "val/acc": val, "train/acc": val},
+            [],
+        )
+        for val in histories
+    ]
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "plot", lambda axes, x, y, *line, **style: drawn.append((list(x), list(y))))
+        draw([Group("a group", tuple(runs))], "acc", tmp_path / "acc.png")
+    assert drawn[0][0] == [2, 4]
+    assert drawn[0][1] == pytest.approx([91, 95])
+    assert drawn[2][0] == [2, 4]  # seconds
 
 
 def test_the_gap_divides_into_algorithm_and_network():

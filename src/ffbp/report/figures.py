@@ -44,7 +44,7 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
         by_epoch, by_second = figure.subplots(1, 2, sharey=True)
         for group, color in zip(groups, COLORS * len(groups), strict=False):
             epochs = np.arange(1.0, 1 + max(len(run.history["epoch"]) for run in group.runs))
-            seconds = _mean([list(accumulate(run.history["time/epoch_seconds"])) for run in group.runs])
+            seconds = np.nanmean(_table([list(accumulate(run.history["time/epoch_seconds"])) for run in group.runs]), 1)
             for axes, x in ((by_epoch, epochs), (by_second, seconds)):
                 _curve(axes, x, group, f"val/{quantity}", color, "-", label=group.label)
                 _curve(axes, x, group, f"train/{quantity}", color, ":", label=None)
@@ -75,27 +75,20 @@ def _curve(
     if not histories:
         return
     scale = 100 if name.endswith("acc") else 1
-    mean, deviation = _mean(histories) * scale, _deviation(histories) * scale
-    x = x[: len(mean)]
+    table = _table(histories) * scale  # (epochs, runs)
+    measured = np.isfinite(table).any(axis=1)  # not every epoch need be validated
+    x, table = x[: len(table)][measured], table[measured]
+    mean, deviation = np.nanmean(table, axis=1), np.nanstd(table, axis=1)
     axes.plot(x, mean, line, color=color, label=label, linewidth=1.8, marker="o" if len(x) < 8 else "", markersize=3.5)
     axes.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
 
 
 def _floor(groups: Sequence[Group]) -> float:
-    """A little below the lowest accuracy that was validated, in %."""
-    lowest = [min(run.history.get("val/acc") or run.history["train/acc"]) for group in groups for run in group.runs]
-    return max(0.0, 100 - 1.3 * (100 - 100 * min(lowest)))
+    """A little below the lowest accuracy that was validated, in %; one below a half is that of an untrained head."""
+    validated = [run.history.get("val/acc") or run.history["train/acc"] for group in groups for run in group.runs]
+    lowest = min((accuracy for run in validated for accuracy in run if accuracy > 0.5), default=0.0)
+    return max(0.0, 100 - 1.3 * (100 - 100 * lowest))
 
 
 def _table(histories: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     return np.array(list(zip_longest(*histories, fillvalue=np.nan)), dtype=float)  # (epochs, runs)
-
-
-def _mean(histories: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = np.nanmean(_table(histories), axis=1)
-    return mean
-
-
-def _deviation(histories: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    deviation: NDArray[np.float64] = np.nanstd(_table(histories), axis=1)
-    return deviation
