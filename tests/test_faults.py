@@ -25,6 +25,7 @@ from ffbp.data.sources import digits, idx_set
 from ffbp.errors import CheckpointError, DataError, NumericError, ResourceError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "format_1"
+EARLIER = [FIXTURES / "bp", FIXTURES / "ff", FIXTURES.with_name("format_2") / "ff"]
 SMALL = ["data=digits", "algo=bp", "model=mlp", "model.widths=[8]", "logger=none", "trainer=cpu"]
 
 
@@ -198,25 +199,28 @@ def test_a_flip_anywhere_in_a_file_of_known_checksum_is_refused(tmp_path, monkey
 # -- earlier versions
 
 
-@pytest.mark.parametrize("algo", ["bp", "ff"])
-def test_a_run_of_checkpoint_format_1_answers_as_it_did(algo):
-    model = ffbp.load(FIXTURES / algo / "checkpoints" / "last.ckpt")
+each_earlier = pytest.mark.parametrize("earlier", EARLIER, ids=lambda run: f"{run.parent.name} {run.name}")
+
+
+@each_earlier
+def test_a_run_of_an_earlier_version_answers_as_it_did(earlier):
+    model = ffbp.load(earlier / "checkpoints" / "last.ckpt")
     _, test = digits()
-    answers = json.loads((FIXTURES / algo / "predictions.json").read_text())
+    answers = json.loads((earlier / "predictions.json").read_text())
     assert model.predict(test.images[: len(answers)]).tolist() == answers
 
 
-@pytest.mark.parametrize("algo", ["bp", "ff"])
-def test_a_run_of_checkpoint_format_1_goes_on(algo, warm):
-    shutil.copytree(FIXTURES / algo, warm.folder / algo)
-    checkpoints = warm.folder / algo / "checkpoints"
+@each_earlier
+def test_a_run_of_an_earlier_version_goes_on(earlier, warm):
+    shutil.copytree(earlier, warm.folder / "run")
+    checkpoints = warm.folder / "run" / "checkpoints"
     shutil.copy(checkpoints / "last.ckpt", checkpoints / "best.ckpt")  # a run has both, and the fixture one
-    done = warm(f"resume={algo}", "trainer.max_epochs=9")
+    done = warm("resume=run", "trainer.max_epochs=9")
     assert done.wait() == 0, done.stderr
-    with (warm.folder / algo / "metrics.csv").open() as file:
+    with (warm.folder / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(9))
-    assert json.loads((warm.folder / algo / "metrics.json").read_text())["epochs"] == 9
+    assert json.loads((warm.folder / "run" / "metrics.json").read_text())["epochs"] == 9
 
 
 def test_a_setting_that_came_later_is_filled_in_as_it_was(monkeypatch):
