@@ -6,8 +6,9 @@ python results/tables.py --check   # fail if the README does not say what the fi
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from ffbp.report.figures import draw
 from ffbp.report.page import row
@@ -25,7 +26,6 @@ NAMES = {
     "control_bp": "backprop, 784-128-10, as `paper_ff`",
     "control_bp_shifts": "backprop, 784-128-10, as `paper_ff_shifts`",
 }
-SEEDS = 3
 # what, the control on the same network, the best published error, and its set-up and source
 HINTON = {
     "hinton_supervised": (
@@ -42,12 +42,12 @@ HINTON = {
         "3 x 128 maps, 7x7 windows, 200 epochs, Scodellaro et al. (arXiv:2312.14924)",
     ),
 }
-ABLATIONS = {  # the setting across, the setting down, the read-outs
-    "ff_negatives": ("algo.objective", "algo.negatives", ("goodness", "softmax")),
-    "ff_threshold": ("algo.threshold", "algo.goodness", ("goodness", "softmax")),
-    "ff_readout": ("algo.readout_layers", None, ("goodness", "softmax")),
-    "ff_label": ("algo.label_strength", None, ("goodness", "softmax")),
-    "ff_peers": ("algo.peer_normalization", None, ("goodness", "softmax")),
+ABLATIONS = {  # the setting across, the setting down
+    "ff_negatives": ("algo.objective", "algo.negatives"),
+    "ff_threshold": ("algo.threshold", "algo.goodness"),
+    "ff_readout": ("algo.readout_layers", None),
+    "ff_label": ("algo.label_strength", None),
+    "ff_peers": ("algo.peer_normalization", None),
 }
 PUBLISHED = (
     "| the paper: backprop, CNN | over 98 | | 323.5 | 93,322 | 5 |",
@@ -82,19 +82,18 @@ def cells_table() -> str:
 
 
 def percent(group: Group | None, metric: str, *, error: bool = False) -> str:
-    """A metric of a group in percent: mean, sample deviation, and how many seeds where they are not three."""
+    """A metric of a group in percent, mean and sample deviation; empty where there is none."""
     if group is None or (mean := group.mean(metric)) is None:
         return ""
     deviation = group.deviation(metric)
     spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
-    seeds = "" if len(group.runs) == SEEDS else f" ({len(group.runs)} seed{'s'[: len(group.runs) - 1]})"
-    return f"{100 * (1 - mean if error else mean):.2f}{spread}{seeds}"
+    return f"{100 * (1 - mean if error else mean):.2f}{spread}"
 
 
 def hinton_table() -> str:
     lines = [
-        "| MNIST, test error, % | Forward-Forward | by goodness | epochs | backprop | published | there |",
-        "|---|---|---|---|---|---|---|",
+        "| MNIST, test error, % | Forward-Forward | by goodness | epochs | seeds | backprop | published | there |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, (what, published, source) in HINTON.items():
         [group, *_], [control, *_] = read(name) or [None], read(f"{name}_bp") or [None]
@@ -103,6 +102,7 @@ def hinton_table() -> str:
             percent(group, "test/acc", error=True) or "not run",
             percent(group, "test/acc_goodness", error=True),
             str(group.first["epochs"]) if group else "",
+            " and ".join(str(len(found.runs)) for found in (group, control) if found),
             percent(control, "test/acc", error=True) or "not run",
             published,
             source,
@@ -111,20 +111,24 @@ def hinton_table() -> str:
     return "\n".join(lines)
 
 
-def ablation_table(name: str, across: str, down: str | None, readouts: Sequence[str]) -> str:
-    """Validation accuracy of a sweep: a setting across; another, and the read-outs, down."""
-    cells: dict[tuple[str, str], Group] = {}
+def ablation_table(name: str, across: str, down: str | None) -> str:
+    """Validation accuracy of a sweep: a setting across; another, and the two read-outs, down; in the sweep's order."""
+    cells: dict[tuple[str | None, str | None], Group] = {}
     for group in read(name):
         words = dict(word.split("=", 1) for word in group.runs[0].overrides)
-        cells[words[down] if down else "", words[across]] = group
+        cells[words.get(down or ""), words.get(across)] = group
     if not cells:
         return f"`{name}`: not run"
-    columns, rows = list(dict.fromkeys(key[1] for key in cells)), list(dict.fromkeys(key[0] for key in cells))
-    lines = [f"| `{across}` | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    swept = OmegaConf.load(RESULTS.parent / "conf" / "sweep" / f"{name}.yaml").hydra.sweeper.params
+    columns, rows = str(swept[across]).split(","), str(swept[down]).split(",") if down else [None]
+    seeds = sorted({len(group.runs) for group in cells.values()})
+    corner = f"`{across}`; seeds: {' or '.join(map(str, seeds))}"
+    lines = [f"| {corner} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row_name in rows:
-        for readout in readouts:
-            texts = [percent(cells.get((row_name, column)), f"val/acc_{readout}") for column in columns]
-            lines.append(f"| {', '.join(part for part in (row_name, readout) if part)} | {' | '.join(texts)} |")
+        for readout in ("goodness", "softmax"):
+            found = [cells.get((row_name, column)) for column in columns]
+            texts = [percent(group, f"val/acc_{readout}") if group else "not run" for group in found]
+            lines.append(f"| {f'{row_name}, ' if row_name else ''}{readout} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
