@@ -119,6 +119,7 @@ def main() -> None:
                 moments += kill_and_compare(case, min(chosen.each, chosen.kills - len(moments)), folder, dice)
             except AssertionError as error:
                 different.append(f"{case}: {error}")
+                print(different[-1], file=sys.stderr)
             for path in folder.glob("broken/checkpoints/[bl]*t.ckpt"):
                 tensors += count_tensors(read_checkpoint(path))
         runs += 1
