@@ -147,7 +147,7 @@ REFUSED_SETTINGS = [
     ("model=mlp model.widths=[]", 2, "widths"),
     ("algo=ff algo.threshold=nan", 2, "finite"),
     ("algo=ff algo.threshold=0", 2, "above 0"),
-    ("algo=ff algo.negatives=permuted", 2, "'uniform' or 'hard'"),
+    ("algo=ff algo.negatives=permuted", 2, "'uniform', 'hard', 'all', 'hybrid' or 'noise'"),
     ("algo=ff algo.optimizer.lr=[1,2]", 2, "one for each layer"),
     ("algo=bp algo.optimizer.lr=[1,2]", 2, "one number"),
     ("algo=ff trainer.gradient_clip_val=1", 2, "gradient clipping"),
