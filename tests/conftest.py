@@ -70,5 +70,6 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 MNIST = Path(os.environ.get("FFBP_DATA_DIR", ROOT / "data")) / "MNIST" / "raw"
 
 needs_mnist = pytest.mark.skipif(
-    not MNIST.is_dir(), reason=f"the real MNIST is not in {MNIST}; set FFBP_DATA_DIR to where it is"
+    not (MNIST / "train-labels-idx1-ubyte").is_file(),
+    reason=f"the real MNIST is not in {MNIST}; set FFBP_DATA_DIR to where it is",
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MNIST, settings
+from conftest import MNIST, needs_mnist, settings
 
 from ffbp import run
 from ffbp.checkpoint import previous_of, read_checkpoint, write_checkpoint
@@ -165,7 +165,7 @@ def test_a_damaged_data_file(name, damage, says, tiny_mnist, warm):
     assert_refused(warm, words, 3, f"KMNIST/raw.*{says}")
 
 
-@pytest.mark.skipif(not MNIST.is_dir(), reason="the real MNIST is not here")
+@needs_mnist
 def test_a_wrong_checksum(warm):
     folder = warm.folder / "data" / "MNIST" / "raw"
     folder.mkdir(parents=True)
