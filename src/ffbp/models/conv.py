@@ -1,16 +1,12 @@
 """A convolutional network of any size whose windows are wide enough to see a label."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
-from pydantic import Field
 from torch import nn
 
 from ffbp.errors import ConfigError
 from ffbp.models.stack import Block, Stack
-from ffbp.settings import Count, Probability, checked
-
-Counts = Annotated[list[Count], Field(min_length=1)]
+from ffbp.settings import Counts, Probability, checked
 
 
 @checked

@@ -1,17 +1,13 @@
 """Hinton's network of local receptive fields without weight sharing."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
-from pydantic import Field
 from torch import nn
 
 from ffbp.errors import ConfigError
 from ffbp.models.local_layer import LocalConv2d
 from ffbp.models.stack import Block, Stack
-from ffbp.settings import Count, Probability, checked
-
-Counts = Annotated[list[Count], Field(min_length=1)]
+from ffbp.settings import Counts, Probability, checked
 
 
 @checked

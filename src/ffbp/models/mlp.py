@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import nn
 
 from ffbp.models.stack import Block, Stack
-from ffbp.settings import Count, Probability, checked
+from ffbp.settings import Counts, Probability, checked
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
@@ -23,7 +22,7 @@ def mlp(
     *,
     image_shape: Sequence[int],
     classes: int,
-    widths: Annotated[list[Count], Field(min_length=1)],
+    widths: Counts,
     activation: Literal["relu", "tanh", "sigmoid"],
     batch_norm: bool,
     input_dropout: Probability,
