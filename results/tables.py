@@ -34,7 +34,11 @@ HINTON = {
         "3x1000, 125 epochs, a numpy port of Hinton's Matlab code; Hinton 1.36, 4x2000, 60 epochs",
     ),
     "hinton_shifts": ("supervised, shifts", "0.64", "4x2000, shifts of up to two pixels, 500 epochs, Hinton"),
-    "hinton_unsupervised": ("unsupervised, hybrids", "1.37", "4x2000, softmax on the last three layers, Hinton"),
+    "hinton_unsupervised": (
+        "unsupervised, hybrids, shifts",
+        "1.37",
+        "no shifts, 4x2000, softmax on the last three layers, Hinton",
+    ),
     "hinton_local": ("unsupervised, local receptive fields", "1.16", "60 epochs, Hinton"),
     "conv_ff": (
         "convolutional, shifts",
