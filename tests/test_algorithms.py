@@ -1,5 +1,6 @@
 """The contract that every algorithm passes on every model, and what makes Forward-Forward local."""
 
+import csv
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -276,6 +277,9 @@ def test_a_readout_share_trains_the_layers_first_and_then_the_head_alone(tmp_pat
             loss.backward()
         touched = {name.split(".")[0] for name, p in algorithm.named_parameters() if p.grad is not None}
         assert touched == ({"stack"} if layers else {"head"})
+    with (tmp_path / "metrics.csv").open() as file:
+        measured = [bool(row["ff/layer_1/goodness_pos"]) for row in csv.DictReader(file)]
+    assert measured == [True, False]  # layers that rest are not measured, and no old measure is repeated
 
 
 def test_bfloat16_agrees_with_single_precision_over_the_first_steps(tmp_path):

@@ -25,7 +25,12 @@ from ffbp.data.sources import digits, idx_set
 from ffbp.errors import CheckpointError, DataError, NumericError, ResourceError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "format_1"
-EARLIER = [FIXTURES / "bp", FIXTURES / "ff", FIXTURES.with_name("format_2") / "ff"]
+EARLIER = [
+    FIXTURES / "bp",
+    FIXTURES / "ff",
+    FIXTURES.with_name("format_2") / "ff",
+    FIXTURES.with_name("format_3") / "ff",
+]
 SMALL = ["data=digits", "algo=bp", "model=mlp", "model.widths=[8]", "logger=none", "trainer=cpu"]
 
 
@@ -221,6 +226,15 @@ def test_a_run_of_an_earlier_version_goes_on(earlier, warm):
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(9))
     assert json.loads((warm.folder / "run" / "metrics.json").read_text())["epochs"] == 9
+
+
+def test_an_epoch_that_format_2_broke_off_keeps_its_sums(tmp_path):
+    content = read_checkpoint(FIXTURES.with_name("format_2") / "ff" / "checkpoints" / "last.ckpt")
+    content["state_dict"]["train_means.sums"] = torch.arange(11.0, dtype=torch.double)
+    write_checkpoint(tmp_path / "last.ckpt", content)
+    model = ffbp.load(tmp_path / "last.ckpt")
+    assert model.train_means.sums.tolist() == [0, 1, 10]  # the last of them is the number of images
+    assert model.measure_means.sums.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
 def test_a_setting_that_came_later_is_filled_in_as_it_was(monkeypatch):

@@ -25,15 +25,21 @@ class Losses(pl.Callback):
     noted: list[list[float]]
 
     def on_train_start(self, trainer, pl_module):
-        self.before = pl_module.train_means.sums.clone()
+        self.before = self.sums(pl_module)
         Losses.noted = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        means = pl_module.train_means
-        added = (means.sums - self.before) / len(batch.labels)
-        self.before = means.sums.clone()
-        losses = [value for name, value in zip(means.names, added.tolist(), strict=False) if name.endswith("/loss")]
-        Losses.noted.append(losses)
+        before, self.before = self.before, self.sums(pl_module)
+        Losses.noted.append([(after - before[name]) / len(batch.labels) for name, after in self.before.items()])
+
+    @staticmethod
+    def sums(algorithm):
+        named = [
+            (name, value)
+            for means in (algorithm.train_means, algorithm.measure_means)
+            for name, value in zip(means.names, means.sums.tolist(), strict=False)
+        ]
+        return {name: value for name, value in named if name.endswith("/loss")}
 
 
 def first_losses(case: str, directory: Path) -> list[list[float]]:

@@ -25,6 +25,7 @@ CASES = {
     "bp": ("algo=bp", "model=mlp", "algo.optimizer.name=momentum"),
     "ff": ("algo=ff", "model=mlp", "model.widths=[32,16]"),
     "ff sequential": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.order=sequential"),
+    "ff readout": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.negatives=uniform", "algo.readout_share=0.4"),
 }
 
 

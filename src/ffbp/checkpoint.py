@@ -14,7 +14,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from ffbp.errors import CheckpointError, ResourceError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file's content; raised when an older reader could no longer understand it."""
 
 # A checkpoint is a zip archive, and a zip archive may end in a comment: ours is its own checksum.

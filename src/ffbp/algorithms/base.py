@@ -49,7 +49,10 @@ class Algorithm(pl.LightningModule):
         self.stack = stack
         self.optimizer_settings, self.schedule = optimizer, schedule
         self.settings: dict[str, Any] = {}  # the run's own, kept in every checkpoint
-        self.train_means = EpochMeans(["train/loss", "train/acc", *measures])
+        self.train_means = EpochMeans(["train/loss", "train/acc"])
+        self.measure_means = EpochMeans(measures)
+        self.measured: dict[str, Tensor] = {}  # the means of the measures over the epoch that ended
+        self.register_load_state_dict_pre_hook(_split_means)  # type: ignore[no-untyped-call]
         apart = [f"acc_{name}" for name in self.readout_names if name != "logits"]
         means = {p: EpochMeans([f"{p}/{what}" for what in ("loss", "acc", *apart)]) for p in ("val", "test")}
         self.eval_means = cast(dict[str, EpochMeans], nn.ModuleDict(means))
@@ -144,8 +147,10 @@ class Algorithm(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.check_finite()
-        self._log(self.train_means)
-        self.train_means.reset()  # here and not at an epoch's start, which a resumed run may not come by
+        self.measured = self.measure_means.by_name()
+        for means in (self.train_means, self.measure_means):
+            self._log(means)
+            means.reset()  # here and not at an epoch's start, which a resumed run may not come by
 
     def record(self, logits: Tensor, labels: Tensor, loss: Tensor, measures: Sequence[Tensor] = ()) -> None:
         """Add a training batch to the epoch's means.
@@ -154,9 +159,12 @@ class Algorithm(pl.LightningModule):
             logits: the read-out's, shape (B, classes).
             labels: shape (B,).
             loss: their cross-entropy, a scalar.
-            measures: further scalars, means over the batch, in the order of the names given to the constructor.
+            measures: further scalars, means over the batch, in the order of the names given to the constructor; or
+                none at all, where this batch has none.
         """
-        self.train_means.update([loss, accuracy(logits, labels), *measures], len(labels))
+        self.train_means.update([loss, accuracy(logits, labels)], len(labels))
+        if measures:
+            self.measure_means.update(measures, len(labels))
 
     def check_finite(self) -> None:
         """Stop if a recorded loss has become infinite or not a number.
@@ -164,7 +172,7 @@ class Algorithm(pl.LightningModule):
         Raises:
             NumericError: with the step and the names of the measures.
         """
-        broken = self.train_means.broken()
+        broken = self.train_means.broken() + self.measure_means.broken()
         if not self.trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
             return
         layers = [f"layer {k}" for k, block in enumerate(self.stack.blocks) if not _finite(block)]
@@ -208,6 +216,14 @@ class Algorithm(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ffbp"] = self.settings
+
+
+def _split_means(algorithm: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Up to format 2 a checkpoint had the sums of an epoch's measures between the others and the number of images."""
+    sums = state.get(f"{prefix}train_means.sums")
+    if sums is not None and f"{prefix}measure_means.sums" not in state:
+        state[f"{prefix}train_means.sums"] = sums[[0, 1, -1]]
+        state[f"{prefix}measure_means.sums"] = sums[2:]
 
 
 def _finite(module: nn.Module) -> bool:

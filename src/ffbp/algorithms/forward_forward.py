@@ -1,6 +1,6 @@
 """Forward-Forward: two forward passes, and each layer learns from nothing but its own activity."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from math import prod
 from typing import Any, Literal, cast
 
@@ -204,12 +204,20 @@ class ForwardForward(Algorithm):
         head_loss = cross_entropy(logits, labels)
         if head_learns:
             yield head_loss
+        layers_learn = any(self.learns(k) for k in range(len(self.stack.blocks)))
+        measures = (yield from self.layer_losses(batch, products, logits.detach())) if layers_learn else []
+        self.record(logits, labels, head_loss, measures)
 
+    def layer_losses(
+        self, batch: Batch, products: tuple[Tensor, Tensor], logits: Tensor
+    ) -> Generator[Tensor, None, list[Tensor]]:
+        """The loss of each layer that learns now; and, in the end, what is measured of all of them."""
+        count = len(batch.labels)
         measures = []
         activity = batch.images
         for k, block in enumerate(self.stack.blocks):
             with torch.set_grad_enabled(self.learns(k)):
-                product = self.product(k, activity) if k else self.contrast(batch, products, logits.detach())
+                product = self.product(k, activity) if k else self.contrast(batch, products, logits)
                 drive = product[:count].mean(0) if self.peers else None  # before an activation in place changes it
                 activity = block.after(product)  # ((1 + N) * B, ...), positives first
                 judged = positions(activity) if self.goodness_per == "position" else activity
@@ -221,7 +229,7 @@ class ForwardForward(Algorithm):
                 yield loss if drive is None else loss + self.peer_term(k, drive, activity[:count], batch.share)
             separation = (goodness[:1] > goodness[1:]).float().mean()
             measures += [loss, goodness[0].mean(), goodness[1:].mean(), separation]
-        self.record(logits, labels, head_loss, measures)
+        return measures
 
     def contrast(self, batch: Batch, products: tuple[Tensor, Tensor], logits: Tensor) -> Tensor:
         """The first layer's products with the positives and, below them, N negatives of each: ((1 + N) * B, ...)."""

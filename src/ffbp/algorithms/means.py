@@ -37,7 +37,9 @@ class EpochMeans(Metric):
         return self.sums[:-1] / self.sums[-1]  # (names,)
 
     def by_name(self) -> dict[str, Tensor]:
-        """The means, scalars in single precision."""
+        """The means, scalars in single precision; none where no image was seen."""
+        if not self.sums[-1]:
+            return {}
         return dict(zip(self.names, self.compute().float(), strict=True))
 
     def broken(self) -> list[str]:

@@ -85,7 +85,10 @@ class RunRecord(Checkpoint):
         pl_module.log("time/epoch_seconds", seconds)
         metrics = trainer.callback_metrics
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        row |= _floats(metrics, "train/") | self._validation | _floats(metrics, "ff/") | {"time/epoch_seconds": seconds}
+        row |= _floats(metrics, "train/") | self._validation
+        # not from the metrics: those that an epoch does not have would be there from the one before
+        row |= {name: float(value) for name, value in cast(Algorithm, pl_module).measured.items()}
+        row["time/epoch_seconds"] = seconds
         self._validation = {}
         self.rows.append(row)
         if self.announce and trainer.is_global_zero:
