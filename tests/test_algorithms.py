@@ -282,6 +282,13 @@ def test_a_readout_share_trains_the_layers_first_and_then_the_head_alone(tmp_pat
     assert measured == [True, False]  # layers that rest are not measured, and no old measure is repeated
 
 
+@pytest.mark.parametrize(("of_head", "expected"), [("null", 0.25), ("0.5", 0.5), ("0", 0.0)])
+def test_the_head_has_the_dropout_of_the_model_or_its_own(of_head, expected):
+    algorithm = fresh("algo=ff", "model.widths=[32,16]", "model.dropout=0.25", f"algo.head.dropout={of_head}")
+    assert algorithm.head.dropout.p == expected
+    assert [block.dropout.p for block in algorithm.stack.blocks] == [0.0, 0.25]
+
+
 def test_bfloat16_agrees_with_single_precision_over_the_first_steps(tmp_path):
     """Twenty batches: losses within 2 %, in spite of products with three significant digits."""
     short = ("model.widths=[128,64]", "trainer.max_epochs=2", "trainer.limit_train_batches=10")

@@ -55,6 +55,7 @@ SETTINGS = [
     (f"{FF} algo.head.lr=-1", 2, "head.lr=-1: a number above 0"),
     (f"{BP} algo.optimizer.momentum=1", 2, "less than 1"),
     (f"{BP} algo.optimizer.weight_decay=-1", 2, "0 or more"),
+    (f"{FF} algo.head.dropout=1", 2, "algo.head.dropout=1"),
     (f"{BP} data.batch_size=0", 2, "1 or more"),
     (f"{BP} data.batch_size=-1", 2, "1 or more"),
     (f"{BP} data.batch_size=1.5", 2, "a whole number"),

@@ -43,12 +43,13 @@ class OptimizerSettings(BaseModel):
 
 
 class HeadSettings(BaseModel):
-    """The learning rate and weight decay of a read-out that is trained beside the layers."""
+    """How a read-out beside the layers is trained; a dropout of None is that of the model's own head."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lr: Positive
     weight_decay: NonNegative
+    dropout: Probability | None
 
 
 class Part(BaseModel):

@@ -51,7 +51,7 @@ class ForwardForward(Algorithm):
     Args:
         stack: whose blocks are trained.
         optimizer: how parameters move; `lr` may be a list, one for each layer.
-        head: learning rate and weight decay of the softmax read-out.
+        head: learning rate, weight decay and dropout of the softmax read-out; a dropout of None is the model's.
         schedule: how the learning rates change over the training.
         negatives: false labels, drawn uniformly, or from the softmax head's own mistakes, or all of them; or images
             without a label, hybrids of two or scrambled to noise.
@@ -137,7 +137,8 @@ class ForwardForward(Algorithm):
         self.read_layers = _read_layers(readout_layers, len(shapes))
         features = sum(prod(shapes[k]) for k in self.read_layers)
         assert stack.head is not None
-        self.head = Block(nn.Linear(features, stack.classes), dropout=stack.head.dropout.p)
+        dropout = stack.head.dropout.p if head.dropout is None else head.dropout
+        self.head = Block(nn.Linear(features, stack.classes), dropout=dropout)
         stack.head = None
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
@@ -325,7 +326,8 @@ class ForwardForward(Algorithm):
             "name": "head",
             "layer": None,
             "params": list(self.head.parameters()),
-            **self.head_settings.model_dump(),
+            "lr": self.head_settings.lr,
+            "weight_decay": self.head_settings.weight_decay,
         }
         return [*layers, head]
 

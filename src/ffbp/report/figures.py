@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, zip_longest
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
         else:
             by_epoch.set_ylim(_floor(groups), 100.5)  # training starts below: what is validated fills the height
         handles, labels = by_epoch.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
+        rows = max(1, ceil(len(labels) / 3))
+        columns = ceil(len(labels) / rows)  # up to three, in rows of one length where that goes
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         by_second.set_title("solid: validation   dotted: training", loc="right", fontsize=9, color="#6b7280")
         figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None, dpi=150)
 
