@@ -116,6 +116,7 @@ def test_bad_input_gets_one_line_and_its_exit_code_and_leaves_nothing(words, cod
     refused = command(*SHORT, *words.split())
     assert refused.returncode == code, refused.stderr
     assert refused.stderr.count("\n") == 1
+    assert refused.stdout == ""
     assert says.lower() in refused.stderr.lower()
     assert not [path for path in tmp_path.glob("**/*") if path.is_file()]
 

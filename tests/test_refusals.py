@@ -89,7 +89,7 @@ SETTINGS = [
     # the data
     ("data=mnist data.download=false paths.data_dir=nowhere", 3, "nowhere/MNIST/raw.*data=digits"),
     # runs that are not there
-    ("resume=nowhere", 4, "no run there"),
+    ("resume=nowhere", 4, "no run there that can be resumed.$"),
     ("run=nowhere script", 4, "no run with a checkpoint"),
 ]
 

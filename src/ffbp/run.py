@@ -99,9 +99,9 @@ def train(
         )
         last = _last_checkpoint(record.last_path, algorithm.settings) if resume else None
         if trainer.is_global_zero:
+            begin()
             if not resume:
                 print(ModelSummary(algorithm, max_depth=3), flush=True)
-            begin()
             if last == previous_of(record.last_path):
                 restore_previous(record.last_path)
         trainer.fit(algorithm, data, ckpt_path=last, weights_only=True)

@@ -83,7 +83,12 @@ def locked(directory: Path) -> Iterator[None]:
 def nearby_runs(directory: Path) -> str:
     """A sentence that names the latest runs close to a directory that is none, or nothing."""
     folder = next((folder for folder in (directory, *directory.parents) if folder.is_dir()), Path())
-    runs = sorted({found.parent.parent for found in folder.glob("**/checkpoints/last.ckpt")})[-3:]
+    if folder == Path(folder.anchor or "."):  # neither a whole disk nor a whole project is searched
+        folder = Path("logs")
+    depths = ["*/" * depth for depth in range(4)]  # logs/sweeps/<date>/<job> is the deepest
+    runs = sorted(found.parent.parent for depth in depths for found in folder.glob(f"{depth}checkpoints/last.ckpt"))[
+        -3:
+    ]
     return f" Runs nearby: {', '.join(map(str, runs))}." if runs else ""
 
 

@@ -174,18 +174,21 @@ def _run(
     settings: Settings, directory: Path, overrides: Sequence[str], *, begin: Callable[[], None], resume: bool = False
 ) -> None:
     """Train, and keep status.json true, whatever happens once the run has begun."""
-    if FIRST_PROCESS:
-        print(f"run directory: {directory}")
-    if FIRST_PROCESS and not resume:
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(Syntax(OmegaConf.to_yaml(_shown(settings)), "yaml", background_color="default"))
     from ffbp.run import train  # here, so that a refused setting need not wait for PyTorch
 
     if not FIRST_PROCESS:
         train(settings, directory, resume=resume, bar=False)
         return
+
+    def begin_and_show() -> None:
+        begin()
+        print(f"run directory: {directory}")
+        if not resume:
+            console = Console(width=None if sys.stdout.isatty() else 120)
+            console.print(Syntax(OmegaConf.to_yaml(_shown(settings)), "yaml", background_color="default"))
+
     try:
-        metrics = train(settings, directory, resume=resume, begin=begin)
+        metrics = train(settings, directory, resume=resume, begin=begin_and_show)
     except BaseException as error:
         _write_end(directory, overrides, error)
         raise

@@ -1,0 +1,55 @@
+"""Which read-out errs less on validation images, shifted in nine ways: results/readouts.json.
+
+python results/readouts.py logs/results/hinton_shifts
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import ffbp
+from ffbp.build import build
+from ffbp.data import ImageData
+from ffbp.data.batches import ShiftedImages
+
+SHIFTS = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2))  # pixels down and right
+PART = 500
+
+
+@torch.no_grad()
+def errors(run: Path) -> list[dict[str, object]]:
+    """The validation error of each read-out of a run, in percent, one row for each shift."""
+    model = ffbp.load(run).eval()
+    place = os.environ.get("FFBP_DATA_DIR", "data")
+    data: ImageData = build("data", model.settings["data"] | {"data_dir": place}, seed=0)
+    assert data.val is not None
+    images, labels = ShiftedImages(data.val.images, reach=2), data.val.labels
+    rows = []
+    for shift in SHIFTS:
+        wrong = dict.fromkeys(model.readout_names, 0)
+        for part in torch.split(torch.arange(len(labels)), PART):
+            shifted = images.take(part, torch.tensor(shift).expand(len(part), 2))  # (PART, 1, 28, 28)
+            with torch.autocast("cpu", torch.bfloat16):
+                answers = model.readouts(shifted)
+            for name, logits in answers.items():  # (PART, classes)
+                wrong[name] += int((logits.argmax(1) != labels[part]).sum())
+        rows.append(
+            {"seed": model.settings["seed"], "shift": shift} | {n: 100 * w / len(labels) for n, w in wrong.items()}
+        )
+    return rows
+
+
+def main(sweep: str) -> None:
+    rows = [row for run in sorted(Path(sweep).glob("*_*")) for row in errors(run)]
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name not in ("seed", "shift")}
+    content = {"command": f"python results/readouts.py {sweep}", "error": means, "rows": rows}
+    path = Path(__file__).with_suffix(".json")
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{path}: {means}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
