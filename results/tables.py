@@ -94,17 +94,24 @@ def percent(group: Group | None, metric: str, *, error: bool = False) -> str:
     return f"{100 * (1 - mean if error else mean):.2f}{spread}"
 
 
+def readout_error(group: Group, name: str) -> str:
+    """The test error by one read-out, bold if it is the one that the experiment names."""
+    error = percent(group, f"test/acc_{name}", error=True)
+    named = all(run.metrics["test/acc"] == run.metrics.get(f"test/acc_{name}") for run in group.runs)
+    return f"**{error}**" if named else error
+
+
 def hinton_table() -> str:
     lines = [
-        "| MNIST, test error, % | Forward-Forward | by goodness | epochs | seeds | backprop | published | there |",
+        "| MNIST, test error, % | by softmax | by goodness | epochs | seeds | backprop | published | there |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, (what, published, source) in HINTON.items():
         [group, *_], [control, *_] = read(name) or [None], read(f"{name}_bp") or [None]
         cells = [
             f"**{what}**, `{name}`",
-            percent(group, "test/acc", error=True) or "not run",
-            percent(group, "test/acc_goodness", error=True),
+            readout_error(group, "softmax") if group else "not run",
+            readout_error(group, "goodness") if group else "",
             str(group.first["epochs"]) if group else "",
             " and ".join(str(len(found.runs)) for found in (group, control) if found),
             percent(control, "test/acc", error=True) or "not run",
