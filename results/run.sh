@@ -28,6 +28,7 @@ sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
   for name in hinton_local conv_ff hinton_unsupervised; do sweep "$name" "experiment=$name" seed=0,1,2; done
 } &
 for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name" seed=0,1,2; done
+.venv/bin/python results/readouts.py logs/results/hinton_shifts
 for name in hinton_supervised hinton_shifts hinton_unsupervised hinton_local conv_ff; do
   sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
 done
