@@ -110,6 +110,12 @@ def test_other_settings_in_the_same_directory_are_refused_and_lose_nothing(warm)
     assert before.items() <= contents(job).items()
     assert warm(*SWEEP, "seed=0", "trainer.max_epochs=1").wait() == 0  # the very same is finished
 
+    written = job / ".hydra" / "config.yaml"
+    written.write_text(written.read_text().replace("weight_decay: 0.0", "weight_decay: 0.5", 1))
+    changed = warm(*SWEEP, "seed=0", "trainer.max_epochs=1")  # as if a YAML had been changed since
+    assert changed.wait() == 1
+    assert "algo.optimizer.weight_decay is 0.5 there, 0.0 here" in changed.stderr
+
 
 def test_a_job_that_is_going_on_is_left_alone(warm):
     words = [*SWEEP, "seed=0", "trainer.max_epochs=300"]

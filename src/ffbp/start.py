@@ -72,9 +72,8 @@ def run_job(config: DictConfig, directory: Path) -> None:
         ConfigError: if a setting is out of range, or a run of other settings lies there.
     """
     overrides, earlier = _overrides(), read_status(directory)
-    if earlier is not None and sorted(earlier.overrides) != sorted(overrides):
-        was = " ".join(earlier.overrides)
-        error = ConfigError(f"{directory}: holds a run of other settings ({was}). Choose another hydra.sweep.dir.")
+    if earlier is not None and (other := _other_settings(config, directory, earlier.overrides, overrides)):
+        error = ConfigError(f"{directory}: holds a run of other settings ({other}). Choose another hydra.sweep.dir.")
         write_status(directory, earlier._replace(error=str(error)))  # for the sweep; all else is left as it is
         raise error
     if earlier is not None and earlier.state == "finished":
@@ -95,6 +94,20 @@ def run_job(config: DictConfig, directory: Path) -> None:
         except BaseException as error:
             _write_end(directory, overrides, error)
             raise
+
+
+def _other_settings(config: DictConfig, directory: Path, before: Sequence[str], overrides: Sequence[str]) -> str:
+    """How the settings of the run in `directory` differ from those composed now; empty where they do not.
+
+    The same words may mean something else by now, where a YAML was changed between two starts of a sweep.
+    """
+    if sorted(before) != sorted(overrides):
+        return " ".join(before)
+    if not (directory / ".hydra" / "config.yaml").exists():  # it never began
+        return ""
+    of_a_place = {"paths": None, "debug": None}
+    changed = differences(_saved_settings(directory) | of_a_place, _plain(config) | of_a_place)
+    return "; ".join(changed[:3])
 
 
 def resume_run(words: Sequence[str]) -> None:
