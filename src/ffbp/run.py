@@ -45,6 +45,8 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
+# sums that a checkpoint brought have had no update in this process, and are meant
+warnings.filterwarnings("ignore", "The ``compute`` method of metric EpochMeans", module="torchmetrics")
 
 
 def train(
