@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from ffbp.algorithms.means import EpochMeans
 from ffbp.algorithms.optimizers import make_optimizer, schedule_gain
 from ffbp.forward_forward.goodness import l2, mean_square, positions, rms, sum_square
 from ffbp.forward_forward.labels import channels, fourier, overlay, unlabelled
@@ -295,3 +296,12 @@ def test_optimizers_take_the_steps_of_their_formulas():
     assert optimizer_step("adam", 1.0, [0.5]) == pytest.approx(1 - 0.1, rel=1e-5)  # first step: lr, whatever the size
     assert optimizer_step("sgd", 1.0, [0.0], weight_decay=0.5) == pytest.approx(1 - 0.1 * 0.5)
     assert optimizer_step("adamw", 1.0, [0.0], weight_decay=0.5) == pytest.approx(1 - 0.1 * 0.5)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_epoch_means_are_means_over_images_and_none_before_the_first(names):
+    means = EpochMeans(names)
+    assert means.by_name() == {}
+    means.update([torch.tensor(1.0 + k) for k in range(len(names))], 3)
+    means.update([torch.tensor(5.0 + k) for k in range(len(names))], 1)
+    assert means.by_name() == {name: 2.0 + k for k, name in enumerate(names)}  # (3 * 1 + 1 * 5) / 4

@@ -40,7 +40,8 @@ class EpochMeans(Metric):
         """The means, scalars in single precision; none where no image was seen."""
         if not self.sums[-1]:
             return {}
-        return dict(zip(self.names, self.compute().float(), strict=True))
+        means = self.compute().float().reshape(-1)  # (names,), of which torchmetrics squeezes a single one
+        return dict(zip(self.names, means, strict=True))
 
     def broken(self) -> list[str]:
         """The names of quantities whose sum is infinite or not a number."""
