@@ -23,6 +23,7 @@ from ffbp import checkpoint, run, upgrades
 from ffbp.checkpoint import FORMAT, previous_of, read_checkpoint, write_checkpoint
 from ffbp.data.sources import digits, idx_set
 from ffbp.errors import CheckpointError, DataError, NumericError, ResourceError
+from ffbp.run_directory import nearby_runs
 
 FIXTURES = Path(__file__).parent / "fixtures" / "format_1"
 EARLIER = [
@@ -252,6 +253,19 @@ def test_a_later_format_is_refused(tmp_path):
     write_checkpoint(tmp_path / "new.ckpt", content | {"ffbp": content["ffbp"] | {"format": FORMAT + 1}})
     with pytest.raises(CheckpointError, match=f"format {FORMAT + 1}, and this program reads up to {FORMAT}"):
         ffbp.load(tmp_path / "new.ckpt")
+
+
+# -- names
+
+
+def test_a_mistyped_run_is_answered_with_the_runs_of_logs_and_no_search_of_the_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run_of in ("logs/ff/a", "logs/sweeps/b/0_seed=0", "elsewhere/c"):
+        (tmp_path / run_of / "checkpoints").mkdir(parents=True)
+        (tmp_path / run_of / "checkpoints" / "last.ckpt").touch()
+    known = " Runs nearby: logs/ff/a, logs/sweeps/b/0_seed=0."
+    assert nearby_runs(Path("nowhere")) == nearby_runs(Path("/nowhere")) == known
+    assert nearby_runs(tmp_path / "logs" / "ff" / "typo") == f" Runs nearby: {tmp_path}/logs/ff/a."
 
 
 # -- numbers

@@ -85,11 +85,9 @@ def nearby_runs(directory: Path) -> str:
     folder = next((folder for folder in (directory, *directory.parents) if folder.is_dir()), Path())
     if folder == Path(folder.anchor or "."):  # neither a whole disk nor a whole project is searched
         folder = Path("logs")
-    depths = ["*/" * depth for depth in range(4)]  # logs/sweeps/<date>/<job> is the deepest
-    runs = sorted(found.parent.parent for depth in depths for found in folder.glob(f"{depth}checkpoints/last.ckpt"))[
-        -3:
-    ]
-    return f" Runs nearby: {', '.join(map(str, runs))}." if runs else ""
+    patterns = ["*/" * depth + "checkpoints/last.ckpt" for depth in range(4)]  # logs/sweeps/<date>/<job> is the deepest
+    runs = sorted(found.parent.parent for pattern in patterns for found in folder.glob(pattern))
+    return f" Runs nearby: {', '.join(map(str, runs[-3:]))}." if runs else ""
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -148,8 +148,8 @@ class Algorithm(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.check_finite()
         self.measured = self.measure_means.by_name()
+        self._log(self.train_means.by_name() | self.measured)
         for means in (self.train_means, self.measure_means):
-            self._log(means)
             means.reset()  # here and not at an epoch's start, which a resumed run may not come by
 
     def record(self, logits: Tensor, labels: Tensor, loss: Tensor, measures: Sequence[Tensor] = ()) -> None:
@@ -198,13 +198,13 @@ class Algorithm(pl.LightningModule):
         self.eval_means["test"].reset()
 
     def on_validation_epoch_end(self) -> None:
-        self._log(self.eval_means["val"])
+        self._log(self.eval_means["val"].by_name())
 
     def on_test_epoch_end(self) -> None:
-        self._log(self.eval_means["test"])
+        self._log(self.eval_means["test"].by_name())
 
-    def _log(self, means: EpochMeans) -> None:
-        for name, value in means.by_name().items():
+    def _log(self, means: Mapping[str, Tensor]) -> None:
+        for name, value in means.items():
             self.log(name, value, prog_bar=name.endswith(("/loss", "/acc")) and not name.startswith("ff/"))
 
     def _evaluate(self, phase: str, batch: Batch) -> None:
