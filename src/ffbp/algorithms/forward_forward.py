@@ -222,9 +222,7 @@ class ForwardForward(Algorithm):
                 drive = product[:count].mean(0) if self.peers else None  # before an activation in place changes it
                 activity = block.after(product)  # ((1 + N) * B, ...), positives first
                 judged = positions(activity) if self.goodness_per == "position" else activity
-                goodness = self.goodness(judged).view(
-                    len(activity) // count, -1
-                )  # (1 + N, B) or (1 + N, B * positions)
+                goodness = self.goodness(judged).view(len(activity) // count, -1)  # (1 + N, B or B * positions)
                 loss = self.layer_loss(k, goodness)
             if self.learns(k):
                 yield loss if drive is None else loss + self.peer_term(k, drive, activity[:count], batch.share)
