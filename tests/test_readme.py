@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from hydra import compose, initialize_config_dir
 
 README = (ROOT / "README.md").read_text()
 
@@ -40,6 +41,20 @@ def test_its_tables_are_those_of_results():
         [sys.executable, str(ROOT / "results" / "tables.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert check.returncode == 0, check.stderr
+
+
+RUNS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
+RUNS = {name: content["runs"] for name, content in RUNS.items() if isinstance(content.get("runs"), list)}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_runs_of_results_are_those_that_the_yamls_describe(name):
+    by_settings = {tuple(w for w in run["overrides"] if not w.startswith("seed=")): run for run in RUNS[name]}
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        for run in by_settings.values():
+            said = compose("train", overrides=run["overrides"])
+            described = [said.algo.name, said.model.name, said.data.source, said.seed, said.trainer.max_epochs]
+            assert described == [run["metrics"][key] for key in ("algo", "model", "data", "seed", "epochs")], run
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http|#)([^)]+)\)", README))))
