@@ -1,5 +1,6 @@
 """The commands as a user types them: what they leave, what they refuse and how."""
 
+import csv
 import json
 import re
 
@@ -42,6 +43,12 @@ def test_every_yaml_composes(choice):
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_yaml_is_headed_by_a_comment(path):
     assert path.read_text().startswith("#") or not yaml.safe_load(path.read_text())
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(tmp_path):
+    run.train(settings(*SHORT, "algo=bp", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2"), tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [bool(row["val/acc"]) for row in csv.DictReader(file)] == [False, True, True]
 
 
 def test_six_runs_of_a_sweep_and_their_comparison(command, tmp_path):

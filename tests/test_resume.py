@@ -26,6 +26,7 @@ CASES = {
     "ff": ("algo=ff", "model=mlp", "model.widths=[32,16]"),
     "ff sequential": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.order=sequential"),
     "ff readout": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.negatives=uniform", "algo.readout_share=0.4"),
+    "bp, few validations": ("algo=bp", "model=mlp", "trainer.check_val_every_n_epoch=2"),
 }
 
 
@@ -97,7 +98,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     "moment",
-    [("batch", 7), ("batch", 25), ("validation", 0), ("epoch", 1), ("batch", 49), ("validation", 2), ("test", 0)],
+    [("batch", 7), ("epoch", 1), ("batch", 25), ("validation", 1), ("batch", 49), ("validation", 2), ("test", 0)],
 )
 def test_a_run_broken_off_anywhere_ends_as_if_it_had_not_been(case, moment, tmp_path, monkeypatch):
     chosen = settings(*CASES[case], *LIVELY)

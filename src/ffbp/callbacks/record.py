@@ -23,7 +23,8 @@ class RunRecord(Checkpoint):
 
     The rows and the time are part of the checkpoint: a resumed run goes on with exactly those that belong to where it
     goes on. An epoch is saved when it is complete, validation included, so that a resumed run repeats no half of it.
-    Best is the highest val/acc, or the latest epoch where there is no validation.
+    Best is the highest val/acc, or the latest epoch where there is no validation. The last epoch is always validated,
+    also where `trainer.check_val_every_n_epoch` would leave it out.
 
     Args:
         directory: of the run.
@@ -53,12 +54,14 @@ class RunRecord(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.listen()  # from here on Lightning has handlers of its own, which exit with 0
-        self.clock.start()
+        self.on_train_epoch_start(trainer, pl_module)  # which a run resumed within an epoch does not come by
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.listen()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
         self.clock.start()
 
     def on_train_batch_end(
