@@ -23,8 +23,8 @@ class RunRecord(Checkpoint):
 
     The rows and the time are part of the checkpoint: a resumed run goes on with exactly those that belong to where it
     goes on. An epoch is saved when it is complete, validation included, so that a resumed run repeats no half of it.
-    Best is the highest val/acc, or the latest epoch where there is no validation. The last epoch is always validated,
-    also where `trainer.check_val_every_n_epoch` would leave it out.
+    Best is the highest val/acc, or the latest epoch where there is no validation. The epoch at `trainer.max_epochs` is
+    always validated, also where `trainer.check_val_every_n_epoch` would leave it out.
 
     Args:
         directory: of the run.
