@@ -28,16 +28,17 @@ from torch.nn.functional import cross_entropy, embedding, linear, one_hot, relu,
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from ffbp import run
 from ffbp.algorithms import Algorithm
 from ffbp.build import build_algorithm
-from ffbp.command_line import CONF
 from ffbp.data.sources import idx_set
+from ffbp.files import CONF
+from ffbp.lifecycle.train import train
+from ffbp.settings import Settings
 
 BATCH = 100
 
 
-def settings(*overrides: str) -> run.Settings:
+def settings(*overrides: str) -> Settings:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["data.val_size=0", "trainer.max_epochs=1", *overrides])
     OmegaConf.update(config, "paths.output_dir", "unused")
@@ -45,13 +46,13 @@ def settings(*overrides: str) -> run.Settings:
 
 
 def ours(*overrides: str) -> Callable[[], float]:
-    """One epoch of training with everything on; returns its seconds."""
+    """One epoch of training with all logging switched on; returns its seconds."""
     chosen = settings(*overrides)
 
     def epoch() -> float:
         with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             chosen["logger"]["tensorboard"]["save_dir"] = folder
-            return run.train(chosen, Path(folder), bar=True)["time/train_seconds"]
+            return train(chosen, Path(folder), bar=True)["time/train_seconds"]
 
     return epoch
 
@@ -62,7 +63,7 @@ def fresh(*overrides: str) -> Algorithm:
 
 
 def bare_backprop(images: Tensor, labels: Tensor, model: str) -> Callable[[], float]:
-    """The loop of any tutorial, images as floats in memory."""
+    """The training loop of any tutorial, with the images as floats in memory."""
 
     def epoch() -> float:
         stack = fresh("algo=bp", f"model={model}").stack
@@ -119,7 +120,7 @@ def plain_losses(layer: nn.Linear, head: nn.Linear, x: Tensor, y: Tensor) -> Ten
 
 
 def shared_losses(layer: nn.Linear, head: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
-    """The same with one product for the three, as ours does it, by hand for this one network."""
+    """The same losses from one matrix product in place of three, as in ours, written out for this one network."""
     x[:, :10] = 0
     product = linear(x, layer.weight, layer.bias)  # (B, 128)
     patterns = layer.weight[:, :10].T  # (10, 128)
@@ -135,7 +136,7 @@ def shared_losses(layer: nn.Linear, head: nn.Linear, x: Tensor, y: Tensor) -> Te
 
 
 def per_image_pipeline(data_dir: str) -> Callable[[], float]:
-    """What templates do: torchvision's dataset, ToTensor and Normalize for each image, a DataLoader."""
+    """What many templates do: torchvision's dataset, ToTensor and Normalize for each image, a DataLoader."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     source = datasets.MNIST(data_dir, train=True, transform=transform)
 
@@ -175,7 +176,7 @@ def label_inference(images: Tensor) -> tuple[Callable[[], float], Callable[[], f
 
 
 def compare(repeats: int, a: Callable[[], float], b: Callable[[], float]) -> dict[str, float]:
-    """Run two in turn, once to warm up, and take the medians."""
+    """Run both once to warm up, then in turn, and take the medians."""
     a(), b()
     pairs = [(a(), b()) for _ in range(repeats)]
     return {
@@ -189,7 +190,7 @@ def compare(repeats: int, a: Callable[[], float], b: Callable[[], float]) -> dic
 
 def main() -> None:
     cases = {
-        "bp_cnn": ("backprop, the paper's CNN, against a bare loop", 1.10),
+        "bp_cnn": ("backprop, the article's CNN, against a bare loop", 1.10),
         "bp_mlp": ("backprop, 784-128-10, against a bare loop", 1.8),
         "ff_mlp": ("Forward-Forward, 784-128, against a bare loop", 1.3),
         "ff_mlp_shared": ("Forward-Forward, 784-128, against a bare loop with our shared product", None),
@@ -203,8 +204,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     data_dir = settings()["data"]["data_dir"]
-    train, test = idx_set("mnist", Path(data_dir))
-    images, labels = train.images.float() / 255, train.labels
+    training, test = idx_set("mnist", Path(data_dir))
+    images, labels = training.images.float() / 255, training.labels
     pairs = {
         "bp_cnn": lambda: (ours("algo=bp", "model=cnn"), bare_backprop(images, labels, "cnn")),
         "bp_mlp": lambda: (ours("algo=bp", "model=mlp"), bare_backprop(images, labels, "mlp")),

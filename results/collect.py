@@ -1,4 +1,4 @@
-"""Keep what a sweep measured as a file beside this one.
+"""Copy what a sweep measured into a file in this folder.
 
 python results/collect.py paper_ff logs/sweeps/paper_ff "python train.py -m experiment=paper_ff seed=0,1,2"
 """

@@ -1,4 +1,4 @@
-"""Draw the negatives that need no label, from the data set's first images: results/negatives.png.
+"""Draw the negatives that need no labels, made from the first images of MNIST: results/negatives.png.
 
 FFBP_DATA_DIR=... python results/negatives.py
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
+from ffbp.algorithms.forward_forward.negatives import hybrids, region_masks, scrambled
 from ffbp.data.sources import idx_set
-from ffbp.forward_forward.negatives import hybrids, region_masks, scrambled
 
 COUNT = 10
 

@@ -1,4 +1,4 @@
-"""Which read-out errs less on validation images, shifted in nine ways: results/readouts.json.
+"""Which read-out makes fewer errors on validation images, shifted in nine ways: results/readouts.json.
 
 python results/readouts.py logs/results/hinton_shifts
 """
@@ -6,13 +6,13 @@ python results/readouts.py logs/results/hinton_shifts
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
 
 import ffbp
 from ffbp.build import build
-from ffbp.data import ImageData
 from ffbp.data.batches import ShiftedImages
 
 SHIFTS = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2))  # pixels down and right
@@ -24,12 +24,12 @@ def errors(run: Path) -> list[dict[str, object]]:
     """The validation error of each read-out of a run, in percent, one row for each shift."""
     model = ffbp.load(run).eval()
     place = os.environ.get("FFBP_DATA_DIR", "data")
-    data: ImageData = build("data", model.settings["data"] | {"data_dir": place}, seed=0)
+    data = build("data", model.settings["data"] | {"data_dir": place}, seed=0)
     assert data.val is not None
     images, labels = ShiftedImages(data.val.images, reach=2), data.val.labels
     rows = []
     for shift in SHIFTS:
-        wrong = dict.fromkeys(model.readout_names, 0)
+        wrong: Counter[str] = Counter()
         for part in torch.split(torch.arange(len(labels)), PART):
             shifted = images.take(part, torch.tensor(shift).expand(len(part), 2))  # (PART, 1, 28, 28)
             with torch.autocast("cpu", torch.bfloat16):

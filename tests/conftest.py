@@ -14,11 +14,11 @@ from warm import warm, warm_process  # noqa: F401, fixtures
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build_algorithm
-from ffbp.command_line import CONF
 from ffbp.data import Batch, Batches
 from ffbp.data.draws import Draws
 from ffbp.data.sources import digits
-from ffbp.run import Settings
+from ffbp.files import CONF
+from ffbp.settings import Settings
 
 ROOT = CONF.parent
 

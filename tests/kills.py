@@ -17,7 +17,7 @@ import lightning
 import torch
 from test_resume import assert_same_run, start
 
-from ffbp.checkpoint import read_checkpoint
+from ffbp.lifecycle.checkpoint import read_checkpoint
 
 # saved often and validated slowly, so that many kills fall into both
 COMMON = ["data=digits", "model=mlp", "model.widths=[64,32]", "data.shift=1", "model.input_dropout=0.1"]
@@ -26,6 +26,8 @@ CASES = {
     "bp": ["algo=bp"],
     "ff": ["algo=ff", "algo.negatives=hard"],
     "ff, sequential": ["algo=ff", "algo.negatives=hard", "algo.order=sequential"],
+    "random_features": ["algo=random_features"],
+    "feedback": ["algo=feedback"],
 }
 
 

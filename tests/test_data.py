@@ -155,7 +155,7 @@ def test_processes_share_a_batch_and_its_draws():
         assert torch.equal(batch.images, torch.cat([first.images, second.images]))
         both = torch.cat([first.draws.uniform(4), second.draws.uniform(4)])
         assert torch.equal(batch.draws.uniform(4), both)
-        assert (first.share + second.share) / 2 == pytest.approx(1.0)
+        assert (first.loss_weight + second.loss_weight) / 2 == pytest.approx(1.0)
 
 
 def test_draws_differ_between_batches_epochs_and_seeds():

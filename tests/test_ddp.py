@@ -13,19 +13,19 @@ from conftest import ROOT
 from test_resume import start
 
 import ffbp
-from ffbp.checkpoint import read_checkpoint
+from ffbp.lifecycle.checkpoint import read_checkpoint
 
 
-@pytest.mark.parametrize("algo", ["bp", "ff"])
-def test_two_processes_equal_one(algo, command, tmp_path):
+@pytest.mark.parametrize("algo", ["bp", "ff", "random_features", "feedback"])
+def test_two_processes_equal_one(algo, warm):
     words = [f"algo={algo}", "model=mlp", "model.widths=[32,16]", "data=digits", "data.shift=1", "trainer.max_epochs=2"]
     # not Adam, which makes large steps of gradients that are nothing but rounding
-    words += ["algo.optimizer.name=momentum", "algo.optimizer.lr=0.05"]
-    one = command(*words, "trainer=cpu", "hydra.run.dir=one", "logger=none")
-    two = command(*words, "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=two", "logger=none")
-    assert one.returncode == 0, one.stderr
-    assert two.returncode == 0, two.stderr
-    weights = [ffbp.load(tmp_path / name).stack.state_dict() for name in ("one", "two")]
+    words += ["algo.optimizer.name=momentum", f"algo.optimizer.lr={0.005 if algo == 'feedback' else 0.05}"]
+    one = warm(*words, "trainer=cpu", "hydra.run.dir=one")
+    two = warm(*words, "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=two")
+    assert one.wait() == 0, one.stderr
+    assert two.wait() == 0, two.stderr
+    weights = [ffbp.load(warm.folder / name).stack.state_dict() for name in ("one", "two")]
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6)
 
@@ -62,6 +62,7 @@ def test_layers_in_turn_over_two_processes_that_torchrun_started_equal_one(comma
         timeout=300,
     )
     assert two.returncode == 0, two.stderr
+    assert "unused" not in two.stderr
     assert_same_weights(tmp_path / "one", tmp_path / "two")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 

@@ -19,11 +19,13 @@ import torch
 from conftest import ROOT, settings
 
 import ffbp
-from ffbp import checkpoint, run, upgrades
-from ffbp.checkpoint import FORMAT, previous_of, read_checkpoint, write_checkpoint
 from ffbp.data.sources import digits, idx_set
 from ffbp.errors import CheckpointError, DataError, NumericError, ResourceError
-from ffbp.run_directory import nearby_runs
+from ffbp.lifecycle import checkpoint, upgrades
+from ffbp.lifecycle import train as run
+from ffbp.lifecycle.checkpoint import FORMAT, previous_of, read_checkpoint, write_checkpoint
+from ffbp.lifecycle.directory import nearby_runs
+from ffbp.lifecycle.load import usable_checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures" / "format_1"
 EARLIER = [
@@ -31,6 +33,7 @@ EARLIER = [
     FIXTURES / "ff",
     FIXTURES.with_name("format_2") / "ff",
     FIXTURES.with_name("format_3") / "ff",
+    FIXTURES.with_name("format_4") / "ff",
 ]
 SMALL = ["data=digits", "algo=bp", "model=mlp", "model.widths=[8]", "logger=none", "trainer=cpu"]
 
@@ -51,7 +54,7 @@ SLOW_SAVES = """
 import os, sys, time
 from pathlib import Path
 import torch
-from ffbp import checkpoint
+from ffbp.lifecycle import checkpoint
 class Slow:
     def __init__(self, file): self.file = file
     def __getattr__(self, name): return getattr(self.file, name)
@@ -129,7 +132,7 @@ def test_a_run_killed_before_its_first_save_begins_again(warm):
     (warm.folder / "run" / "metrics.csv").unlink(missing_ok=True)
     again = warm("resume=run")
     assert again.wait() == 0, again.stderr
-    assert "from the start" in again.stderr
+    assert "starting from the beginning" in again.stderr
     assert json.loads((warm.folder / "run" / "status.json").read_text())["state"] == "finished"
 
 
@@ -154,9 +157,9 @@ def test_a_damaged_checkpoint_is_refused_by_name_or_replaced_by_the_one_before(t
         with pytest.raises(CheckpointError, match=r"last\.ckpt"):
             ffbp.load(last)
         with pytest.raises(CheckpointError, match=r"last\.ckpt"):
-            run.usable_checkpoint(last)
+            usable_checkpoint(last)
         previous_of(last).write_bytes(whole)
-        assert run.usable_checkpoint(last) == previous_of(last)
+        assert usable_checkpoint(last) == previous_of(last)
         assert "last.ckpt" in capsys.readouterr().err
         previous_of(last).unlink()
 
@@ -231,18 +234,21 @@ def test_a_run_of_an_earlier_version_goes_on(earlier, warm):
 
 def test_an_epoch_that_format_2_broke_off_keeps_its_sums(tmp_path):
     content = read_checkpoint(FIXTURES.with_name("format_2") / "ff" / "checkpoints" / "last.ckpt")
+    del content["train_means"]
     content["state_dict"]["train_means.sums"] = torch.arange(11.0, dtype=torch.double)
     write_checkpoint(tmp_path / "last.ckpt", content)
-    model = ffbp.load(tmp_path / "last.ckpt")
-    assert model.train_means.sums.tolist() == [0, 1, 10]  # the last of them is the number of images
-    assert model.measure_means.sums.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10]
+    read, measures = read_checkpoint(tmp_path / "last.ckpt")["train_means"]
+    assert (read[0], read[1].tolist(), read[2]) == (["train/loss", "train/acc"], [0, 1], 10)  # 10 images
+    assert measures[0][:2] == ["ff/layer_0/loss", "ff/layer_0/goodness_pos"]
+    assert measures[0][-1] == "ff/layer_1/separation"
+    assert (measures[1].tolist(), measures[2]) == ([2, 3, 4, 5, 6, 7, 8, 9], 10)
 
 
 def test_a_setting_that_came_later_is_filled_in_as_it_was(monkeypatch):
     added = {"ffbp.algorithms.Backprop": {"schedule": "filled in", "new": 3}}
-    monkeypatch.setattr(upgrades, "ADDED", added)
+    monkeypatch.setattr(upgrades, "SETTINGS_ADDED_LATER", added)
     old = {"algo": {"_target_": "ffbp.algorithms.Backprop", "schedule": "constant"}, "seed": 0}
-    new = upgrades.upgrade(old)
+    new = upgrades.upgrade_settings(old)
     assert new["algo"] == {"_target_": "ffbp.algorithms.Backprop", "schedule": "constant", "new": 3}
     assert new["seed"] == 0
     assert "new" not in old["algo"]

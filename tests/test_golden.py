@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 from conftest import settings
 
-from ffbp import run
+from ffbp.lifecycle import train as run
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden.json"
 STEPS = 20
@@ -34,12 +34,12 @@ class Losses(pl.Callback):
 
     @staticmethod
     def sums(algorithm):
-        named = [
-            (name, value)
-            for means in (algorithm.train_means, algorithm.measure_means)
-            for name, value in zip(means.names, means.sums.tolist(), strict=False)
-        ]
-        return {name: value for name, value in named if name.endswith("/loss")}
+        """Of what the golden steps record: a sum for each loss; 0 before the first batch."""
+        layers = [f"ff/layer_{k}/loss" for k in range(len(algorithm.stack.blocks))]
+        sums = dict.fromkeys(["train/loss", *(layers if hasattr(algorithm, "layer_losses") else [])], 0.0)
+        for names, totals, _ in algorithm.train_means.state():
+            sums |= {name: total for name, total in zip(names, totals.tolist(), strict=True) if name in sums}
+        return sums
 
 
 def first_losses(case: str, directory: Path) -> list[list[float]]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import MNIST, needs_mnist, settings
 
-from ffbp import run
-from ffbp.checkpoint import previous_of, read_checkpoint, write_checkpoint
+from ffbp.lifecycle import train as run
+from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint, write_checkpoint
 
 FF, BP = "algo=ff data=digits", "algo=bp model=mlp data=digits"
 LAST = Path("checkpoints", "last.ckpt")
@@ -37,7 +37,7 @@ SETTINGS = [
     # unknown keys and choices
     ("trainr.max_epochs=1", 2, "trainer.max_epochs"),
     (f"{FF} algo.treshold=1", 2, "algo.threshold"),
-    ("algo=nope", 2, "bp, ff"),
+    ("algo=nope", 2, "bp, feedback, ff, random_features"),
     ("model=nope", 2, "cnn, conv, local, mlp"),
     ("data=minst", 2, "did you mean mnist"),
     ("experiment=paper_f", 2, "paper_ff"),
@@ -73,6 +73,9 @@ SETTINGS = [
     *[(f"seed={value}", 2, "seed=.*expected") for value in ("-1", "1099511627776", "abc", "1.5")],
     ("checkpoint.every_n_steps=-1", 2, "0 or more"),
     ("compile=perhaps", 2, "compile=perhaps"),
+    (f"{BP} algo.optimizer.name=rmsprop", 2, "'adamw'"),
+    ("trainer.limit_train_batches=0", 2, "limit_train_batches=0"),
+    (f"{BP} algo.optimizer.lr=[1,2]", 2, "one number"),
     *[(f"{FF} algo.threshold={value}", 2, "threshold=.*number") for value in ("nan", "0", "-1")],
     (f"{FF} model.widths=[]", 2, "widths"),
     (f"{FF} model.widths=[0]", 2, "widths.*1 or more"),
@@ -89,7 +92,7 @@ SETTINGS = [
     # the data
     ("data=mnist data.download=false paths.data_dir=nowhere", 3, "nowhere/MNIST/raw.*data=digits"),
     # runs that are not there
-    ("resume=nowhere", 4, "no run there that can be resumed.$"),
+    ("resume=nowhere", 4, "contains no run to resume.$"),
     ("run=nowhere script", 4, "no run with a checkpoint"),
 ]
 
@@ -113,7 +116,7 @@ def test_a_missing_gpu(warm):
 @pytest.mark.parametrize(
     ("text", "says"),
     [("seed: [1\n", r"broken\.yaml, line 2"), ("seed: 1\nseed: 2\n", r"broken\.yaml, line 2.*duplicate key seed")],
-    ids=["cut short", "a key twice"],
+    ids=["truncated", "a key twice"],
 )
 def test_broken_yaml(text, says, warm):
     folder = warm.folder / "mine" / "experiment"
@@ -130,7 +133,7 @@ def test_no_way_out_to_the_mirrors(warm):
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     refused = warm("data=mnist", "paths.data_dir=data", **closed)
     assert (refused.wait(), refused.stderr.count("\n")) == (3, 1)
-    assert re.search(r"train-images-idx3-ubyte\.gz: not there.*data=digits", refused.stderr)
+    assert re.search(r"train-images-idx3-ubyte\.gz: missing.*data=digits", refused.stderr)
     assert not list(warm.folder.glob("logs/**/*.json"))
     assert not list(warm.folder.glob("data/**/*ubyte*"))
 
@@ -270,7 +273,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, saved,
     last.write_bytes(damage(whole))
     done = warm("resume=run")
     assert done.wait() == 0, done.stderr
-    assert re.fullmatch(r"run/checkpoints/last.ckpt: .*last.previous.ckpt. Going on from that.\n", done.stderr)
+    assert re.fullmatch(r"run/checkpoints/last.ckpt: .*last.previous.ckpt. Resuming from that one.\n", done.stderr)
     assert last.with_name("last.damaged.ckpt").read_bytes() == damage(whole)
     assert read_checkpoint(last)["epoch"] == 3
     assert read_checkpoint(previous_of(last))["epoch"] == 2
@@ -291,7 +294,7 @@ def test_a_checkpoint_that_cannot_be_used_and_nothing_before_it(kind, saved, war
         write_checkpoint(last, content | {"ffbp": content["ffbp"] | {"format": 99}})
     previous_of(last).unlink(missing_ok=True)
     says = {
-        "damaged": "cut short",
+        "damaged": "truncated",
         "foreign": "not a checkpoint",
         "unsafe": "refused",
         "of a later version": "format 99",
@@ -303,7 +306,7 @@ def test_a_saved_run_that_names_a_foreign_target(saved, warm):
     config = saved / ".hydra" / "config.yaml"
     for target in (
         "os.system",
-        "ffbp.command_line.os.system",
+        "ffbp.cli.compose.os.system",
         "ffbp.models.stack.nn.Linear",
         "lightning.pytorch.Trainer",
     ):
@@ -325,7 +328,7 @@ def test_a_run_directory_without_usable_settings(saved, warm):
     other_settings(saved, "max_epochs: 4", "max_epochs: many")
     assert_refused(warm, "resume=run", 4, "its settings cannot be used: trainer.max_epochs=many")
     (saved / ".hydra" / "config.yaml").write_text("seed: [")
-    assert_refused(warm, "resume=run", 4, "no run there that can be resumed")
+    assert_refused(warm, "resume=run", 4, "contains no run to resume")
 
 
 def test_lost_checkpoints_are_not_taken_for_a_run_that_had_none(saved, warm):

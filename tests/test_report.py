@@ -1,5 +1,7 @@
 """Runs on disk become groups, sentences and pictures."""
 
+import json
+
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -7,7 +9,7 @@ from matplotlib.axes import Axes
 from ffbp.callbacks.pictures import first_layer_picture
 from ffbp.models import Block
 from ffbp.report.figures import draw
-from ffbp.report.page import conclusions, row
+from ffbp.report.page import conclusions, row, write_report
 from ffbp.report.runs import Group, Run, group_runs
 
 
@@ -38,6 +40,23 @@ def test_groups_differ_in_all_but_their_seed_best_first():
     assert row(groups[1])["accuracy"] == "92.00 ± 2.00"
     assert row(groups[0])["accuracy"] == "97.00"
     assert row(groups[0])["goodness"] == "-"
+
+
+def test_the_page_has_a_column_for_every_read_out_that_any_run_has(tmp_path):
+    for algo, readout in (("bp", None), ("ff", "softmax"), ("own", "layer_1")):
+        (folder := tmp_path / algo / ".hydra").mkdir(parents=True)
+        metrics = a_run(algo, "mlp", 0, 0.9).metrics | {"torch": "", "lightning": "", "device": "", "threads": 1}
+        metrics |= {f"test/acc_{readout}": 0.8125} if readout else {}
+        (tmp_path / algo / "metrics.json").write_text(json.dumps(metrics))
+        columns = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")
+        (tmp_path / algo / "metrics.csv").write_text(",".join(columns) + "\n0,1,0.8,1,0.9,3\n")
+        (folder / "overrides.yaml").write_text("[]")
+    write_report(tmp_path)
+    page = (tmp_path / "compare" / "index.html").read_text()
+    assert "<th>by layer_1, %</th><th>by softmax, %</th>" in page
+    assert "by goodness" not in page
+    assert page.count("<td>81.25</td>") == 2
+    assert page.count("<td>-</td>") == 4
 
 
 @pytest.mark.filterwarnings("error")

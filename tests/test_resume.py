@@ -16,9 +16,11 @@ import pytest
 import torch
 from conftest import ROOT, settings
 
-from ffbp import run
-from ffbp.checkpoint import SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
+import ffbp
 from ffbp.errors import CheckpointError, NumericError
+from ffbp.lifecycle import train as run
+from ffbp.lifecycle.checkpoint import SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
+from ffbp.lifecycle.load import usable_checkpoint
 
 LIVELY = ("data.shift=1", "model.input_dropout=0.1", "checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 CASES = {
@@ -131,33 +133,28 @@ def start(directory: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_and_resumed_from_the_command_line(tmp_path):
-    words = ["algo=ff", "data=digits", "model.widths=[64,32]", *LIVELY, "trainer.max_epochs=40", "logger=none"]
-    whole = start(tmp_path, *words, "hydra.run.dir=whole")
+def test_killed_and_resumed_from_the_command_line(warm):
+    tmp_path = warm.folder
+    words = ["algo=ff", "data=digits", "model.widths=[64,32]", *LIVELY, "trainer.max_epochs=20"]
+    whole = warm(*words, "hydra.run.dir=whole")
     assert whole.wait(120) == 0
-    killed = start(tmp_path, *words, "hydra.run.dir=killed")
+    killed = warm(*words, "hydra.run.dir=killed")
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     while not last.exists():
         time.sleep(0.01)
     time.sleep(0.2)
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.wait(20)
     assert not (tmp_path / "killed" / "metrics.json").exists()
     before = (tmp_path / "killed" / ".hydra" / "config.yaml").read_bytes()
-    resumed = start(tmp_path, "resume=killed")
-    assert resumed.wait(120) == 0, resumed.stderr.read()
+    resumed = warm("resume=killed")
+    assert resumed.wait(120) == 0, resumed.stderr
     assert (tmp_path / "killed" / ".hydra" / "config.yaml").read_bytes() == before
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
-    again = start(tmp_path, "resume=killed")
+    again = warm("resume=killed")
     assert again.wait(60) == 0
-    assert "finished" in again.stdout.read()
-    other = start(tmp_path, "resume=killed", "algo.optimizer.lr=0.1", "seed=3")
-    assert other.wait(60) == 4
-    error = other.stderr.read()
-    assert "algo.optimizer.lr" in error
-    assert "seed" in error
-    assert "Traceback" not in error
+    assert "finished" in again.stdout
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -206,8 +203,8 @@ def test_a_truncated_or_flipped_checkpoint_is_refused_by_name(checkpoint):
 
 def test_resuming_falls_back_to_the_checkpoint_before(checkpoint, capsys):
     checkpoint.write_bytes(checkpoint.read_bytes()[:-40])
-    assert run.usable_checkpoint(checkpoint) == previous_of(checkpoint)
-    assert "Going on from that" in capsys.readouterr().err
+    assert usable_checkpoint(checkpoint) == previous_of(checkpoint)
+    assert "Resuming from that one" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
@@ -232,14 +229,14 @@ def test_a_model_whose_settings_name_a_foreign_target_is_refused(tmp_path):
     path = tmp_path / "foreign.ckpt"
     write_checkpoint(path, content)
     with pytest.raises(CheckpointError, match=r"os\.system: refused"):
-        run.load(path)
+        ffbp.load(path)
 
 
 @pytest.mark.parametrize("algo", ["bp", "ff"])
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_checkpoint(algo, tmp_path):
     chosen = settings(f"algo={algo}", "model=mlp", "trainer.max_epochs=3")
     poison = {"_target_": f"{__name__}.Poison"}
-    with pytest.raises(NumericError, match=r"step .* not finite"):
+    with pytest.raises(NumericError, match=r"step .* NaN or infinite"):
         run.train(chosen | {"callbacks": {"poison": poison}}, tmp_path, bar=False)
     content = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert all(v.isfinite().all() for v in content["state_dict"].values() if v.is_floating_point())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_resume import start
 
-from ffbp.checkpoint import read_checkpoint
+from ffbp.lifecycle.checkpoint import read_checkpoint
 
 SMALL = ["data=digits", "algo=bp", "model=mlp", "model.widths=[8]", "logger=none", "trainer=cpu"]
 SWEEP = ["-m", *SMALL, "hydra.sweep.dir=sweep"]
@@ -42,7 +42,7 @@ def test_six_jobs_of_which_one_is_refused_and_one_breaks(launcher, warm, command
     assert states(folder) == ["finished", "finished", "failed", "failed", "finished", "finished"]
     errors = [job["error"] for job in jobs_of(folder)]
     assert "lr=-1: a number above 0" in errors[2]
-    assert "not finite" in errors[3]
+    assert "NaN or infinite" in errors[3]
     finished = [path.parent for path in sorted(folder.glob("sweep/*/metrics.json"))]
     assert len(finished) == 4
     overrides = json.loads((finished[0] / "status.json").read_text())["overrides"]
@@ -104,7 +104,7 @@ def test_other_settings_in_the_same_directory_are_refused_and_lose_nothing(warm)
     before = contents(job)
     other = warm(*SWEEP, "seed=0,1", "trainer.max_epochs=2")
     assert other.wait() == 1
-    assert "holds a run of other settings" in other.stderr
+    assert "contains a run with other settings" in other.stderr
     assert jobs_of(warm.folder)[0]["error"]
     before.pop(job / "status.json")
     assert before.items() <= contents(job).items()
@@ -125,7 +125,7 @@ def test_a_job_that_is_going_on_is_left_alone(warm):
     directory = next(warm.folder.glob("sweep/0_*"))
     resumed = warm(f"resume={directory}")
     assert resumed.wait() == 2
-    assert "a run is going on there" in resumed.stderr
+    assert "another process is running there" in resumed.stderr
     first.kill(signal.SIGTERM)
     assert first.wait() == 143
 

@@ -132,6 +132,7 @@ def run_script(words: list[str], cwd: str, environment: dict[str, str], files: l
     os.chdir(cwd)
     sys.argv = words
     sys.path[0] = str(Path(words[0]).parent)
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     code: object = 0
     try:
         runpy.run_path(words[0], run_name="__main__")
@@ -147,6 +148,7 @@ def run_script(words: list[str], cwd: str, environment: dict[str, str], files: l
 
 if __name__ == "__main__":
     import ffbp.evaluation
+    import ffbp.lifecycle.train
     import ffbp.report.page  # noqa: F401
 
     gc.freeze()  # a collection would copy every page

@@ -14,7 +14,7 @@ __all__ = ["load"]
 
 
 def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
-    """Load a trained model: `ffbp.load("logs/ff/...").predict(images)`. See `ffbp.run.load`."""
-    from ffbp.run import load as load_run  # here, so that a mistyped setting need not wait for PyTorch
+    """Load a trained model: `ffbp.load("logs/ff/...").predict(images)`. See `ffbp.lifecycle.load.load`."""
+    from ffbp.lifecycle.load import load as load_run  # here, so that a mistyped setting need not wait for PyTorch
 
     return load_run(run, trust=trust)

@@ -1,7 +1,7 @@
 """From settings to objects: each group of settings names its `_target_`, and its other keys are the arguments."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from hydra.utils import get_object
 from pydantic import ValidationError
@@ -15,14 +15,15 @@ def build(group: str, settings: Mapping[str, Any], **context: Any) -> Any:
     """Call the target of a group of settings.
 
     Args:
-        group: the name of the group, for messages.
+        group: the name of the group, for messages; of algo, model and data, the `name` is for metrics.json alone.
         settings: `_target_` and its arguments, plain values.
         context: further arguments.
 
     Raises:
         ConfigError: if the target does not exist or does not accept a setting.
     """
-    arguments = {name: value for name, value in settings.items() if name != "_target_"}
+    no_arguments = ("_target_", "name") if group in ("algo", "model", "data") else ("_target_",)
+    arguments = {name: value for name, value in settings.items() if name not in no_arguments}
     try:
         target = get_object(settings["_target_"])
     except Exception as error:  # whatever an import of somebody's module may raise
@@ -36,17 +37,10 @@ def build(group: str, settings: Mapping[str, Any], **context: Any) -> Any:
 
 
 def build_algorithm(
-    algo: Mapping[str, Any], model: Mapping[str, Any], image_shape: Iterable[int], classes: int
+    algo: Mapping[str, Any], model: Mapping[str, Any], image_shape: Sequence[int], classes: int
 ) -> Algorithm:
-    """Build a stack and the algorithm that trains it.
-
-    Raises:
-        ConfigError: if a setting is out of range, or the two do not fit together.
-    """
-    stack = build("model", _unnamed(model), image_shape=list(image_shape), classes=classes)
-    algorithm: Algorithm = build("algo", _unnamed(algo), stack=stack)
+    """Build a stack and the algorithm that trains it; a ConfigError if the two do not fit together."""
+    stack = build("model", model, image_shape=list(image_shape), classes=classes)
+    algorithm = cast(Algorithm, build("algo", algo, stack=stack))
+    algorithm.configure_optimizers()  # which may reject settings, and should before anything is written
     return algorithm
-
-
-def _unnamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "name"}

@@ -1,44 +1,37 @@
-"""What can go wrong, and the exit code that says so."""
+"""The errors that end a command with one line, each kind with an exit code of its own."""
 
 
 class Refusal(Exception):
-    """A run cannot start or go on: one line that says what to do, and the exit code of its kind."""
+    """A run cannot start or continue; the message is one line that says what to do."""
 
     exit_code = 1
 
-
-class ConfigError(Refusal):
-    """A setting is unknown, out of range or impossible together with another."""
-
-    exit_code = 2
+    def __init_subclass__(cls, exit_code: int = 1) -> None:
+        cls.exit_code = exit_code
 
 
-class DataError(Refusal):
+class ConfigError(Refusal, exit_code=2):
+    """A setting is unknown, out of range or incompatible with another."""
+
+
+class DataError(Refusal, exit_code=3):
     """A data set is missing or damaged."""
 
-    exit_code = 3
+
+class CheckpointError(Refusal, exit_code=4):
+    """A run or its checkpoint is missing, damaged, of another kind, or not safe to load."""
 
 
-class CheckpointError(Refusal):
-    """A run or its checkpoint is missing, damaged, of another kind, or not to be trusted."""
-
-    exit_code = 4
+class NumericError(Refusal, exit_code=5):
+    """A loss became NaN or infinite."""
 
 
-class NumericError(Refusal):
-    """A loss became infinite or not a number."""
-
-    exit_code = 5
-
-
-class ResourceError(Refusal):
-    """The machine lacks what the run asks for: a device, memory, a writable folder."""
-
-    exit_code = 6
+class ResourceError(Refusal, exit_code=6):
+    """The machine lacks something that the run needs: a device, memory, a writable folder."""
 
 
 class Interrupted(Refusal):
-    """A signal ended the run after a last checkpoint; the shell's code is 128 + the signal."""
+    """A signal ended the run after a last checkpoint; the exit code is 128 + the signal, as in a shell."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

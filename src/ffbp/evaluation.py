@@ -1,9 +1,8 @@
-"""What a trained model says of the test images, or of a user's own."""
+"""Testing a trained model, and reading image files for it to classify."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -11,52 +10,41 @@ from torch import Tensor
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build
-from ffbp.data import ImageData
 from ffbp.errors import DataError
+from ffbp.lifecycle.trainer import evaluation_trainer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def test_metrics(model: Algorithm, data_dir: str) -> dict[str, float]:
-    """Test a loaded model on the data set it was trained for: test/loss, test/acc and so on.
-
-    Args:
-        model: as `ffbp.load` gives it.
-        data_dir: where downloadable sets are.
-    """
-    settings = model.settings
-    data: ImageData = build("data", settings["data"] | {"data_dir": data_dir}, seed=settings["seed"])
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    [metrics] = trainer.test(model, data, verbose=False)
+    """Measure test/loss, test/acc and so on of a loaded model; `data_dir` contains the downloadable data sets."""
+    settings = model.settings["data"]
+    if "data_dir" in settings:
+        settings = settings | {"data_dir": data_dir}
+    data = build("data", settings, seed=model.settings["seed"])
+    [metrics] = evaluation_trainer().test(model, data, verbose=False)
     return dict(metrics)
 
 
 def read_images(paths: Sequence[Path], shape: Sequence[int], invert: bool) -> tuple[list[Path], Tensor]:
-    """Read image files, grey and scaled to what a model takes.
+    """Read image files, or folders of them, convert them to grey and scale them to `shape`, one channel.
 
-    Args:
-        paths: files, or folders whose image files are meant.
-        shape: channels, height and width; one channel.
-        invert: swap black and white.
-
-    Returns:
-        the files, and uint8 images of shape (N, 1, H, W).
+    Returns the files, and uint8 images of shape (N, 1, H, W), black and white swapped if `invert`.
 
     Raises:
         DataError: if a file cannot be read as an image, or there are none.
     """
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    files = [file for file in files if file in paths or file.suffix.lower() in SUFFIXES]
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
-        raise DataError(f"{', '.join(map(str, paths))}: no images there ({', '.join(SUFFIXES)}).")
-    return files, torch.stack([_read_image(file, shape, invert) for file in files])
-
-
-def _read_image(file: Path, shape: Sequence[int], invert: bool) -> Tensor:
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("L").resize((shape[2], shape[1]), Image.Resampling.BILINEAR))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: cannot be read as an image ({error}).") from error
-    grey = torch.from_numpy(pixels.copy()).unsqueeze(0)  # (1, H, W)
-    return 255 - grey if invert else grey
+        raise DataError(f"{', '.join(map(str, paths))}: no images found ({', '.join(SUFFIXES)}).")
+    images = torch.empty(len(files), 1, *shape[1:], dtype=torch.uint8)
+    for number, file in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                pixels = np.array(image.convert("L").resize((shape[2], shape[1]), Image.Resampling.BILINEAR))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise DataError(f"{file}: cannot be read as an image ({error}).") from error
+        images[number, 0] = torch.from_numpy(pixels)
+    return files, 255 - images if invert else images

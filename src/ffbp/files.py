@@ -1,22 +1,34 @@
-"""Text files that are whole at every moment."""
+"""Where the package's own files lie, and text files that are complete at every moment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ffbp.errors import ResourceError
 
+_PACKAGE = Path(__file__).parent
+
+CHECKOUT = None if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1]
+"""The repository that the package is used from, None where it is installed."""
+
+CONF = (CHECKOUT or _PACKAGE) / "conf"
+"""The settings that there are: the checkout's own, or those that the installed package carries."""
+
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step, and make its folder where there is none.
-
-    Raises:
-        ResourceError: if the folder cannot be written or the disk is full.
-    """
+    """Replace a text file in one step, and make its folder where there is none."""
     new = path.with_name(f".{path.name}.new")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(text)
         new.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a ResourceError if the folder of a file cannot be written or the disk is full."""
+    try:
+        yield
     except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot be written ({error.strerror}); free the disk or choose another folder."
-        ) from error
+        advice = "free the disk or choose another folder"
+        raise ResourceError(f"{path}: cannot be written ({error.strerror}); {advice}.") from error

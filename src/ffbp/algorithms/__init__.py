@@ -2,6 +2,8 @@
 
 from ffbp.algorithms.backprop import Backprop
 from ffbp.algorithms.base import Algorithm
+from ffbp.algorithms.feedback import Feedback
 from ffbp.algorithms.forward_forward import ForwardForward
+from ffbp.algorithms.step import Step
 
-__all__ = ["Algorithm", "Backprop", "ForwardForward"]
+__all__ = ["Algorithm", "Backprop", "Feedback", "ForwardForward", "Step"]

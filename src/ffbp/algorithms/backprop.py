@@ -1,9 +1,9 @@
 """Backpropagation: one loss at the top, its gradient through all layers."""
 
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ffbp.algorithms.base import Algorithm
+from ffbp.algorithms.step import Step
 from ffbp.data import Batch
 
 
@@ -13,8 +13,6 @@ class Backprop(Algorithm):
     Source: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors".
     """
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def step(self, batch: Batch) -> Step:
         logits = self.stack(batch.images)  # (B, classes)
-        loss = cross_entropy(logits, batch.labels)
-        self.record(logits, batch.labels, loss)
-        return loss * batch.share
+        return Step(logits, cross_entropy(logits, batch.labels))

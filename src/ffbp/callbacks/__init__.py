@@ -1,7 +1,5 @@
-"""What happens around the training: time, checkpoints, pictures."""
+"""What can be added around a training, such as pictures."""
 
-from ffbp.callbacks.clock import TrainingClock
 from ffbp.callbacks.pictures import FirstLayerPictures
-from ffbp.callbacks.record import RunRecord
 
-__all__ = ["FirstLayerPictures", "RunRecord", "TrainingClock"]
+__all__ = ["FirstLayerPictures"]

@@ -1,4 +1,4 @@
-"""Pictures of what the layers do, for TensorBoard."""
+"""Pictures of a network's weights, for TensorBoard."""
 
 from typing import cast
 
@@ -14,13 +14,13 @@ from ffbp.settings import Count, checked
 
 
 class FirstLayerPictures(pl.Callback):
-    """Show the weights of the first layer's units as images: what each of them looks for.
+    """Show the weights of the first layer's units as images.
 
-    Grey is 0, white and black are each unit's largest weight, up and down. They are drawn between epochs, where no
-    time is taken.
+    Grey is 0; white and black are plus and minus each unit's largest weight. The time for drawing does not count as
+    training time.
 
     Args:
-        every_n_epochs: how often; the end of the training always.
+        every_n_epochs: how often; also drawn at the end of the training.
         count: how many units, from the first on.
     """
 
@@ -38,22 +38,15 @@ class FirstLayerPictures(pl.Callback):
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stack = cast(Algorithm, pl_module).stack
         picture = first_layer_picture(stack.blocks[0], stack.image_shape, self.count)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("layers/first", picture, trainer.global_step)
+        for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)):
+            logger.experiment.add_image("layers/first", picture, trainer.global_step)
 
 
 @torch.no_grad()
 def first_layer_picture(block: Block, image_shape: tuple[int, ...], count: int) -> Tensor:
-    """Draw the weights of a first layer's units, side by side.
+    """Draw the weights of at most `count` units of a first layer, dense or convolutional, side by side.
 
-    Args:
-        block: the first layer, dense or convolutional.
-        image_shape: channels, height and width of what it sees.
-        count: how many units at most.
-
-    Returns:
-        an image, shape (3, height, width), floats in [0, 1].
+    Returns an image, shape (3, height, width), floats in [0, 1].
     """
     weights = block.affine.weight[:count].float().cpu()
     fields = weights.view(-1, *image_shape) if block.dense else weights  # (units, C, H, W)

@@ -1,6 +1,7 @@
 """Images: where they come from, how they are split, and how they reach the algorithm."""
 
 from ffbp.data.batches import Batch, Batches
-from ffbp.data.datamodule import ImageData
+from ffbp.data.datamodule import ImageData, MemoryData
+from ffbp.data.sources import Labelled
 
-__all__ = ["Batch", "Batches", "ImageData"]
+__all__ = ["Batch", "Batches", "ImageData", "Labelled", "MemoryData"]

@@ -11,27 +11,19 @@ from ffbp.data.draws import Draws, seeded_generator
 
 
 class Batch(NamedTuple):
-    """One batch as an algorithm sees it.
+    """One batch as an algorithm sees it, or this process's share of it."""
 
-    Attributes:
-        images: shape (B, C, H, W), floats in [0, 1].
-        labels: shape (B,), integers in [0, classes).
-        draws: this batch's source of random numbers.
-        share: this process's part of the whole batch, times the number of processes: 1 but in a partial batch.
-    """
-
-    images: Tensor
-    labels: Tensor
-    draws: Draws
-    share: float = 1.0
+    images: Tensor  # (B, C, H, W), floats in [0, 1]
+    labels: Tensor  # (B,), integers in [0, classes)
+    draws: Draws  # this batch's source of random numbers
+    loss_weight: float = 1.0  # of this share in the mean over all processes: 1 where all shares are of equal size
 
 
 class ShiftedImages:
-    """Images kept as bytes with a border of zeros, from which shifted ones are cut in one copy.
+    """Images stored as bytes, from which randomly shifted copies are cut with one row lookup per image.
 
-    The image that starts at byte s of the padded store, shifted by (dy, dx) pixels, is the window that starts at
-    s + dy * width + dx: all windows are rows of one strided view, so that a batch of shifted images costs one row
-    lookup an image.
+    The images get a border of zeros and lie one after the other in one long store. To shift an image down by one
+    pixel is to start reading one row of the store earlier. All possible windows are rows of one strided view.
 
     Args:
         images: shape (N, C, H, W), uint8.
@@ -39,55 +31,47 @@ class ShiftedImages:
     """
 
     def __init__(self, images: Tensor, reach: int) -> None:
-        _, self.channels, self.height, self.width = images.shape
-        self.reach = reach
-        padded = pad(images, (reach,) * 4)  # (N, C, H + 2r, W + 2r)
-        self.rows, self.columns = padded.shape[2:]
-        self.size = padded[0].numel()
-        # the window of the last image, shifted furthest, ends this much beyond it
-        tail = padded.new_zeros(2 * reach * (self.columns + 1))
+        padded = pad(images, (reach,) * 4)  # (N, C, H + 2 * reach, W + 2 * reach)
+        self.reach, self.height, self.width = reach, *images.shape[2:]
+        self.padded_shape, self.size = padded.shape[1:], padded[0].numel()
+        # zeros behind the last image, which its window reaches into when it is shifted furthest
+        tail = padded.new_zeros(2 * reach * (padded.shape[3] + 1))
         store = torch.cat([padded.flatten(), tail])
         self.windows = store.as_strided((len(store) - self.size + 1, self.size), (1, 1))
 
     def take(self, index: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Cut images out of the store.
+        """Cut images `index` (B,) out of the store: floats in [0, 1], shape (B, C, H, W).
 
-        Args:
-            index: which images, shape (B,).
-            shift: pixels down and right, shape (B, 2), integers in [-reach, reach]; None for none.
-
-        Returns:
-            floats in [0, 1], shape (B, C, H, W); pixels shifted in from outside are 0.
+        `shift` (B, 2) is how many pixels down and right, in [-reach, reach]; pixels from outside are 0.
         """
         return self.cut(self.starts(index), shift)
 
     def starts(self, index: Tensor) -> Tensor:
-        """Where the windows of unshifted images start, shape (B,), for images `index` (B,)."""
-        return index * self.size + self.reach * (self.columns + 1)
+        """Where the unshifted images `index` (B,) start in the store."""
+        return index * self.size + self.reach * (self.padded_shape[2] + 1)
 
-    def cut(self, starts: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Cut out the windows that start at `starts` (B,), see `take`."""
+    def cut(self, starts: Tensor, shift: Tensor | None) -> Tensor:
+        """Cut out the images that start at `starts` (B,), see `take`."""
         if shift is not None:
-            starts = starts - shift[:, 0] * self.columns - shift[:, 1]
-        windows = self.windows[starts]  # (B, size)
-        images = windows.view(-1, self.channels, self.rows, self.columns)[..., : self.height, : self.width]
-        return images / 255  # (B, C, H, W)
+            starts = starts - shift[:, 0] * self.padded_shape[2] - shift[:, 1]
+        windows = self.windows[starts].view(-1, *self.padded_shape)
+        return windows[..., : self.height, : self.width] / 255
 
 
 class Batches:
-    """All batches of one epoch, in an order that (seed, epoch) decides; resumable at any batch.
+    """All batches of one epoch, in an order that depends on (seed, epoch) alone; can be resumed at any batch.
 
     Args:
         images: shape (N, C, H, W), uint8, on the device that trains.
         labels: shape (N,), integers.
         batch_size: images in a batch, over all processes together.
-        seed: what the order and each batch's draws derive from.
-        shuffle: a new order each epoch, or the given one.
+        seed: determines the order and each batch's random numbers.
+        shuffle: a new order each epoch, or else the given one.
         shift: random shifts of up to this many pixels in each direction.
         rank, world_size: which process this is, of how many; each takes its share of every batch.
     """
 
-    batch_sampler = None  # Lightning looks for one wherever there is a sampler
+    batch_sampler = None  # Lightning expects this attribute of a loader that has a sampler
 
     def __init__(
         self,
@@ -101,19 +85,18 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.images = ShiftedImages(images, shift)
-        self.labels = labels
+        self.images, self.labels = ShiftedImages(images, shift), labels
         self.batch_size, self.seed, self.shuffle, self.shift = batch_size, seed, shuffle, shift
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.position = (0, 0)  # (epoch, batches delivered in it)
+        self.position = (0, 0)  # epoch, and how many of its batches have been delivered
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
     @property
     def sampler(self) -> "Batches":
-        """Lightning tells a loader its epoch through its sampler: this loader is its own."""
+        """The loader itself: Lightning calls `set_epoch` on a loader's sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -126,24 +109,21 @@ class Batches:
         self.position = (state["epoch"], state["batches"])
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, device, count = self.epoch, self.labels.device, len(self.labels)
-        # an epoch that was broken off goes on where it stood; any other begins at its start
-        broken_off = self.position[0] == epoch and self.position[1] < len(self)
-        first = self.position[1] if broken_off else 0
+        epoch, device, (begun, delivered) = self.epoch, self.labels.device, self.position
+        order = torch.arange(len(self.labels))
         if self.shuffle:
-            order = torch.randperm(count, generator=seeded_generator(self.seed, epoch)).to(device)
-        else:
-            order = torch.arange(count, device=device)
-        labels, starts = self.labels[order], self.images.starts(order)  # in this epoch's order, (N,)
+            order = torch.randperm(len(order), generator=seeded_generator(self.seed, epoch))
+        order = order.to(device)
+        starts, labels = self.images.starts(order), self.labels[order]  # looked up once, in this epoch's order
+        # an interrupted epoch continues with its next batch; any other starts with its first
+        first = delivered if begun == epoch and delivered < len(self) else 0
         for number in range(first, len(self)):
-            begin = number * self.batch_size
-            total = min(self.batch_size, count - begin)
-            rows = slice(total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size)
-            draws = Draws((self.seed, epoch, number), total, rows, device)
+            begin, world = number * self.batch_size, self.world_size
+            size = min(self.batch_size, len(order) - begin)  # of all processes together
+            rows = slice(size * self.rank // world, size * (self.rank + 1) // world)  # of this process
             mine = slice(begin + rows.start, begin + rows.stop)
-            shift = None
-            if self.shift:
-                shift = draws.uniform(2).mul_(2 * self.shift + 1).long() - self.shift  # (B, 2)
-            share = (rows.stop - rows.start) * self.world_size / total
-            self.position = (epoch, number + 1)  # before the yield: nothing after the last one runs
-            yield Batch(self.images.cut(starts[mine], shift), labels[mine], draws, share)
+            draws = Draws((self.seed, epoch, number), size, rows, device)
+            shift = draws.uniform(2).mul_(2 * self.shift + 1).long() - self.shift if self.shift else None  # (B, 2)
+            self.position = (epoch, number + 1)  # before the yield, so that a checkpoint of this batch counts it
+            loss_weight = (rows.stop - rows.start) * world / size
+            yield Batch(self.images.cut(starts[mine], shift), labels[mine], draws, loss_weight)

@@ -1,7 +1,7 @@
 """The DataModule that all algorithms share: images in memory, on the device that trains."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,128 +12,112 @@ from ffbp.data import sources
 from ffbp.data.batches import Batch, Batches
 from ffbp.data.sources import Labelled
 from ffbp.errors import ConfigError
-from ffbp.settings import Count, CountOrNone, Seed, checked
+from ffbp.settings import Count, Seed, ZeroOrMore, checked
+
+Source = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
 
 
-class ImageData(pl.LightningDataModule):
-    """Labelled 28x28 images, split into training, validation and test.
+class MemoryData(pl.LightningDataModule):
+    """Labelled images in memory, split into training, validation and test; the base class of your own data sets.
 
-    The validation images are held out of the training set, stratified, by a split of their own that does not
-    change with `seed`. The test images are the data set's own.
+    The validation images are a stratified part of the training set that depends on `split_seed` alone, not on `seed`.
 
     Args:
-        source: which data set.
-        data_dir: where the files of downloadable sets are, as torchvision lays them out.
-        download: fetch what is missing.
+        training: images and labels to train on, and to take the validation images from.
+        test: images and labels for the test.
         batch_size: images in a training batch, over all devices together.
-        eval_batch_size: images in a validation or test batch; changes no result.
-        val_size: how many training images are held out; 0 for none.
-        split_seed: which ones.
+        eval_batch_size: images in a validation or test batch; does not affect results.
+        val_size: how many training images are held out for validation; 0 for none.
+        split_seed: decides which ones.
         shift: training images are shifted at random by up to this many pixels in each direction.
-        seed: what the order of the images and every batch's draws derive from.
+        seed: determines the order of the images and every batch's random numbers.
 
     Raises:
-        DataError: if the files are missing or damaged.
         ConfigError: if a size does not fit the data set.
     """
 
     @checked
     def __init__(
         self,
+        training: Labelled,
+        test: Labelled,
         *,
-        source: Literal["mnist", "fashion_mnist", "kmnist", "digits"],
-        data_dir: str,
-        download: bool,
         batch_size: Count,
         eval_batch_size: Count,
-        val_size: CountOrNone,
+        val_size: ZeroOrMore,
         split_seed: Seed,
-        shift: CountOrNone,
+        shift: ZeroOrMore,
         seed: Seed,
     ) -> None:
         super().__init__()
-        self.source, self.batch_size, self.eval_batch_size = source, batch_size, eval_batch_size
-        self.shift, self.seed = shift, seed
-        if source == "digits":
-            training, self.test = sources.digits()
-        else:
-            if download:
-                sources.download(source, Path(data_dir))
-            training, self.test = sources.idx_set(source, Path(data_dir))
+        self.batch_size, self.eval_batch_size, self.shift, self.seed = batch_size, eval_batch_size, shift, seed
+        self.classes = int(max(training.labels.max(), test.labels.max())) + 1
+        self.image_shape = tuple(training.images.shape[1:])  # channels, height, width
         self.train, self.val = hold_out(training, val_size, split_seed)
-        if batch_size > len(self.train.labels):
-            raise ConfigError(
-                f"data.batch_size={batch_size}: 1 to {len(self.train.labels)} expected, the size of the training set."
-            )
-        if shift >= min(self.image_shape[1:]):
-            raise ConfigError(f"data.shift={shift}: less than the image's {min(self.image_shape[1:])} pixels expected.")
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
-
-    @property
-    def classes(self) -> int:
-        return sources.CLASSES
+        self.test = test
+        count, side = len(self.train.labels), min(self.image_shape[1:])
+        if batch_size > count:
+            raise ConfigError(f"data.batch_size={batch_size}: 1 to {count} expected, the size of the training set.")
+        if shift >= side:
+            raise ConfigError(f"data.shift={shift}: less than the image's {side} pixels expected.")
 
     def train_dataloader(self) -> Batches:
-        device, rank, world_size = self._place()
-        return Batches(
-            self.train.images.to(device),
-            self.train.labels.to(device),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            shuffle=True,
-            shift=self.shift,
-            rank=rank,
-            world_size=world_size,
-        )
+        return self._batches(self.train, self.batch_size, seed=self.seed, shuffle=True, shift=self.shift)
 
     def val_dataloader(self) -> Batches | list[Batches]:
-        return self._evaluation(self.val) if self.val is not None else []
+        return self._batches(self.val, self.eval_batch_size) if self.val is not None else []
 
     def test_dataloader(self) -> Batches:
-        return self._evaluation(self.test)
+        return self._batches(self.test, self.eval_batch_size)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch  # made there
+        return batch  # it was made there
 
-    def _evaluation(self, part: Labelled) -> Batches:
-        device, rank, world_size = self._place()
-        return Batches(
-            part.images.to(device),
-            part.labels.to(device),
-            batch_size=self.eval_batch_size,
-            rank=rank,
-            world_size=world_size,
-        )
+    def _batches(self, part: Labelled, batch_size: int, **options: Any) -> Batches:
+        """Move a part of the data to the device that trains, and deal it out to this process."""
+        device = torch.device("cpu")
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return Batches(part.images.to(device), part.labels.to(device), batch_size=batch_size, **options)
 
-    def _place(self) -> tuple[str, int, int]:
-        if self.trainer is None:
-            return "cpu", 0, 1
-        return str(self.trainer.strategy.root_device), self.trainer.global_rank, self.trainer.world_size
+
+class ImageData(MemoryData):
+    """The data sets that come with the project: 28x28 grey images in ten classes.
+
+    Args:
+        source: which data set.
+        data_dir: folder of the downloadable data sets, laid out as torchvision does; None for ./data.
+        download: fetch missing files.
+        settings: those of `MemoryData`.
+
+    Raises:
+        DataError: if the files are missing or damaged.
+    """
+
+    @checked
+    def __init__(self, *, source: Source, data_dir: str | None, download: bool, **settings: Any) -> None:
+        folder = Path(data_dir or "data")
+        if download and source != "digits":
+            sources.download(source, folder)
+        training, test = sources.digits() if source == "digits" else sources.idx_set(source, folder)
+        super().__init__(training, test, **settings)
 
 
 def hold_out(training: Labelled, val_size: int, split_seed: int) -> tuple[Labelled, Labelled | None]:
     """Split training images into those trained on and those held out for validation, stratified by label.
 
-    Returns:
-        the training part and the validation part, None where `val_size` is 0; the order within each is kept.
-
-    Raises:
-        ConfigError: if the held-out part, or what is left, has fewer images than there are classes.
+    Both parts keep the given order; the second is None if `val_size` is 0. A ConfigError if either part would have
+    fewer images than there are classes.
     """
     if val_size == 0:
         return training, None
     images, labels = training
-    most = len(labels) - sources.CLASSES
-    if not sources.CLASSES <= val_size <= most:
-        raise ConfigError(f"data.val_size={val_size}: 0, or {sources.CLASSES} to {most} expected for this data set.")
-    kept, held = train_test_split(
-        np.arange(len(labels)), test_size=val_size, stratify=labels.numpy(), random_state=split_seed
-    )
-    kept.sort()
-    held.sort()
+    classes = len(torch.unique(labels))
+    most = len(labels) - classes
+    if not classes <= val_size <= most:
+        raise ConfigError(f"data.val_size={val_size}: 0, or {classes} to {most} expected for this data set.")
+    everything, strata = np.arange(len(labels)), labels.numpy()
+    parts = train_test_split(everything, test_size=val_size, stratify=strata, random_state=split_seed)
+    kept, held = (np.sort(part) for part in parts)
     return Labelled(images[kept], labels[kept]), Labelled(images[held], labels[held])

@@ -1,4 +1,4 @@
-"""Random numbers that a resumed or divided run draws again exactly."""
+"""Random numbers that come out the same after a resume and with any number of processes."""
 
 from hashlib import blake2b
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def stream_seed(*key: int) -> int:
-    """Derive a seed from `key`, such as (seed, epoch, batch): keys that differ anywhere give unrelated seeds."""
+    """Derive a seed from `key`, such as (seed, epoch, batch): different keys give unrelated seeds."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
 def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Make a generator on `device` whose stream is a function of `key` alone."""
+    """Make a generator on `device` whose stream depends on `key` alone."""
     return torch.Generator(device).manual_seed(stream_seed(*key))
 
 
 class Draws:
     """The random numbers of one batch.
 
-    They are drawn for the whole batch wherever it is processed, and each process keeps its own rows: so
-    two processes that share a batch draw what one process would.
+    Every process draws them for the whole batch and keeps its own rows, so that the numbers do not depend on how
+    many processes share the batch.
 
     Args:
         key: (seed, epoch, batch).
@@ -31,10 +31,10 @@ class Draws:
 
     def __init__(self, key: tuple[int, ...], total: int, rows: slice, device: torch.device) -> None:
         self.key, self.total, self.rows, self.device = key, total, rows, device
-        self.generator: torch.Generator | None = None
+        self.generator: torch.Generator | None = None  # made at the first draw: many batches need none
 
     def uniform(self, *shape: int) -> Tensor:
-        """Draw numbers in [0, 1), shape (B, *shape), B being the rows of this process."""
+        """Draw numbers in [0, 1), shape (B, *shape), where B is the number of this process's rows."""
         if self.generator is None:
             self.generator = seeded_generator(*self.key, device=self.device)
         return torch.rand(self.total, *shape, generator=self.generator, device=self.device)[self.rows]

@@ -1,4 +1,4 @@
-"""Where images come from: MNIST and its relatives as IDX files, and the digits that scikit-learn carries."""
+"""Where images come from: MNIST and its relatives as IDX files, and scikit-learn's handwritten digits."""
 
 import gzip
 import hashlib
@@ -22,8 +22,7 @@ from ffbp.errors import DataError
 
 IDX_SETS = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}
 CLASSES = 10
-
-# MD5 of the plain files; torchvision knows those of the packed ones, for all three sets
+# MD5 of MNIST's uncompressed files; torchvision knows the checksums of the .gz files of all three data sets
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -33,16 +32,14 @@ MNIST_MD5 = {
 
 
 class Labelled(NamedTuple):
-    """Images, shape (N, 1, 28, 28), uint8, and their labels, shape (N,), int64."""
+    """Images, shape (N, C, H, W), uint8, and their labels, shape (N,), int64."""
 
     images: Tensor
     labels: Tensor
 
 
 def digits() -> tuple[Labelled, Labelled]:
-    """Load scikit-learn's 1,797 handwritten digits, drawn as large as MNIST's.
-
-    The 8x8 images are enlarged to 24x24 and given a border of zeros, 28x28.
+    """Load scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged to 24x24, with a border of zeros: 28x28.
 
     Returns:
         1,437 images for training and 360 for the test, stratified; the split never changes.
@@ -57,112 +54,92 @@ def digits() -> tuple[Labelled, Labelled]:
 
 
 def idx_folder(name: str, data_dir: Path) -> Path:
-    """The folder where torchvision keeps the files of a set, such as <data_dir>/MNIST/raw."""
+    """The folder where torchvision keeps the files of a data set, such as <data_dir>/MNIST/raw."""
     return data_dir / str(IDX_SETS[name].__name__) / "raw"
 
 
 def idx_set(name: str, data_dir: Path) -> tuple[Labelled, Labelled]:
-    """Read MNIST or a relative from IDX files, plain or .gz; nothing is written.
+    """Read the training and the test images of MNIST or a relative from IDX files, plain or .gz; write nothing.
 
     Args:
         name: a key of `IDX_SETS`.
-        data_dir: the folder that holds MNIST/raw, FashionMNIST/raw, KMNIST/raw.
-
-    Returns:
-        the training images and the test images.
+        data_dir: the folder that contains MNIST/raw, FashionMNIST/raw, KMNIST/raw.
 
     Raises:
         DataError: if a file is missing or damaged, or labels and images do not match.
     """
-    return _labelled(name, data_dir, "train"), _labelled(name, data_dir, "t10k")
+    return _read_part(name, data_dir, "train"), _read_part(name, data_dir, "t10k")
 
 
 def download(name: str, data_dir: Path) -> None:
-    """Fetch the files of a set that are missing, from torchvision's mirrors, checked against its checksums.
-
-    Raises:
-        DataError: if a file cannot be had from any mirror.
-    """
+    """Fetch the missing files of a data set from torchvision's mirrors; a DataError if all mirrors fail."""
     folder = idx_folder(name, data_dir)
     for filename, md5 in IDX_SETS[name].resources:
-        if _find(folder, filename.removesuffix(".gz")) is None:
-            _download_file(IDX_SETS[name].mirrors, filename, md5, folder)
+        if _find(folder / filename.removesuffix(".gz")) is None:
+            _download_file(IDX_SETS[name].mirrors, folder / filename, md5)
 
 
-def _download_file(mirrors: list[str], filename: str, md5: str, folder: Path) -> None:
+def _download_file(mirrors: list[str], path: Path, md5: str) -> None:
     problem = "no mirror is known"
-    partial = f"{filename}.{os.getpid()}.part"
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     for mirror in mirrors:
         try:
-            download_url(f"{mirror}{filename}", str(folder), filename=partial, md5=md5)
-            (folder / partial).replace(folder / filename)
+            download_url(f"{mirror}{path.name}", str(path.parent), filename=partial.name, md5=md5)
+            partial.replace(path)
             return
-        except (OSError, RuntimeError) as error:  # what urllib, a read-only folder and a wrong checksum raise
+        except (OSError, RuntimeError) as error:  # a network error, a read-only folder or a wrong checksum
             problem = str(error)
-            (folder / partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
     raise DataError(
-        f"{folder / filename}: not there, and not to be had from {len(mirrors)} mirrors ({problem}). "
+        f"{path}: missing, and the download failed from all {len(mirrors)} mirrors ({problem}). "
         f"Put the file there, or use data=digits, which needs no download."
     )
 
 
-def _find(folder: Path, stem: str) -> Path | None:
-    for candidate in (folder / stem, folder / f"{stem}.gz"):
-        if candidate.is_file():
-            return candidate
-    return None
+def _find(file: Path) -> Path | None:
+    return next((path for path in (file, file.with_name(f"{file.name}.gz")) if path.is_file()), None)
 
 
-def _labelled(name: str, data_dir: Path, part: str) -> Labelled:
+def _read_part(name: str, data_dir: Path, part: str) -> Labelled:
+    folder = idx_folder(name, data_dir)
     images = _read_idx(name, data_dir, f"{part}-images-idx3-ubyte", magic=0x803)
     labels = _read_idx(name, data_dir, f"{part}-labels-idx1-ubyte", magic=0x801)
-    folder = idx_folder(name, data_dir)
     if images.shape[1:] != (28, 28):
         raise DataError(f"{folder}: {part} images of 28 x 28 expected, {images.shape[1]} x {images.shape[2]} found.")
     if len(images) != len(labels):
         raise DataError(f"{folder}: {len(images)} {part} images but {len(labels)} labels; replace the damaged file.")
     if len(labels) == 0:
-        raise DataError(f"{folder}: the {part} files hold no images.")
+        raise DataError(f"{folder}: the {part} files contain no images.")
     if labels.max() >= CLASSES:
         raise DataError(f"{folder}: {part} labels of 0 to {CLASSES - 1} expected, {labels.max()} found.")
     return Labelled(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long())
 
 
 def _read_idx(name: str, data_dir: Path, stem: str, magic: int) -> NDArray[np.uint8]:
-    """Read one IDX file: a big-endian magic number, one size a dimension, then bytes."""
-    folder = idx_folder(name, data_dir)
-    path = _find(folder, stem)
+    """Read one IDX file: a big-endian magic number, the size of each dimension, then bytes."""
+    file = idx_folder(name, data_dir) / stem
+    path = _find(file)
     if path is None:
         raise DataError(
-            f"{folder / stem}: no such file, nor with .gz. Put {name}'s IDX files there, set paths.data_dir or "
+            f"{file}: no such file, nor with .gz. Put {name}'s IDX files there, set paths.data_dir or "
             f"FFBP_DATA_DIR, allow data.download=true, or use data=digits, which needs no download."
         )
-    _verify_checksum(name, path)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        # the checksums of the other sets' uncompressed files are not published: their structure alone is checked
+        expected = (dict(IDX_SETS[name].resources) | (MNIST_MD5 if name == "mnist" else {})).get(path.name)
+        if expected and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != expected:
+            raise DataError(f"{path}: MD5 {expected} expected, {found} found; replace the damaged file.")
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); replace the file.") from error
-    size = 4 + 4 * (magic & 0xFF)  # of the header; the magic number's last byte counts the dimensions
-    if len(content) < size:
-        raise DataError(f"{path}: a header of {size} bytes expected, {len(content)} found; replace the file.")
-    header = np.frombuffer(content[:size], dtype=">u4")
-    if header[0] != magic:
-        raise DataError(f"{path}: magic number {magic:#010x} expected, {header[0]:#010x} found; replace the file.")
-    shape = tuple(int(size) for size in header[1:])
-    body = content[header.nbytes :]
-    if len(body) != math.prod(shape):
-        raise DataError(f"{path}: {math.prod(shape)} bytes after the header expected, {len(body)} found.")
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape).copy()
-
-
-def _verify_checksum(name: str, path: Path) -> None:
-    packed = dict(IDX_SETS[name].resources)
-    expected = packed.get(path.name) or (MNIST_MD5.get(path.name) if name == "mnist" else None)
-    if expected is None:
-        return  # a plain file of a set whose plain checksums are not published: its structure is checked
-    try:
-        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}).") from error
-    if found != expected:
-        raise DataError(f"{path}: MD5 {expected} expected, {found} found; replace the damaged file.")
+    length = 4 + 4 * (magic & 0xFF)  # of the header; the magic number's last byte is the number of dimensions
+    if len(content) < length:
+        raise DataError(f"{path}: a header of {length} bytes expected, {len(content)} found; replace the file.")
+    number, *shape = np.frombuffer(content[:length], dtype=">u4").tolist()
+    if number != magic:
+        raise DataError(f"{path}: magic number {magic:#010x} expected, {number:#010x} found; replace the file.")
+    size, rest = math.prod(shape), len(content) - length
+    if rest != size:
+        raise DataError(f"{path}: {size} bytes after the header expected, {rest} found; replace the file.")
+    return np.frombuffer(content, dtype=np.uint8, offset=length).reshape(shape).copy()

@@ -1,8 +1,7 @@
-"""Networks as stacks of layers. They know no algorithm: any algorithm trains any of them."""
+"""Networks as stacks of layers, which any algorithm can train."""
 
 from ffbp.models.cnn import cnn
-from ffbp.models.conv import conv
-from ffbp.models.local import local
+from ffbp.models.conv import conv, local
 from ffbp.models.mlp import mlp
 from ffbp.models.stack import Block, Stack
 

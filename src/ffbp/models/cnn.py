@@ -1,4 +1,4 @@
-"""The convolutional network of the paper."""
+"""The convolutional network of the article that this project started from, see README.md."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,8 @@ def cnn(*, image_shape: Sequence[int], classes: int, dropout: Probability) -> St
     """Build three 3x3 convolutions without padding, a dense layer and a head: 93,322 parameters on MNIST.
 
     Args:
-        image_shape: channels, height and width of an image, at least 18 pixels each way.
-        classes: how many logits.
-        dropout: share of the inputs dropped in training, in front of the dense layer and of the head.
+        image_shape, classes: those of `mlp`; an image has at least 18 x 18 pixels.
+        dropout: probability that an input of the dense layer or of the head is dropped in training.
     """
     channels, height, width = image_shape
     if min(height, width) < 18:
@@ -28,4 +27,4 @@ def cnn(*, image_shape: Sequence[int], classes: int, dropout: Probability) -> St
         Block(nn.Conv2d(64, 64, 3), nn.ReLU(inplace=True)),  # (B, 64, 3, 3)
         Block(nn.Linear(64 * rows * columns, 64), nn.ReLU(inplace=True), dropout=dropout),  # (B, 64)
     ]
-    return Stack(blocks, Block(nn.Linear(64, classes), dropout=dropout), image_shape)
+    return Stack(blocks, image_shape=image_shape, classes=classes, dropout=dropout)

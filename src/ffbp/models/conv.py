@@ -1,10 +1,12 @@
-"""A convolutional network of any size whose windows are wide enough to see a label."""
+"""Convolutional networks of any size: with shared weights, or with weights of their own at each position."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from ffbp.errors import ConfigError
+from ffbp.models.local_layer import LocalConv2d
 from ffbp.models.stack import Block, Stack
 from ffbp.settings import Counts, Probability, checked
 
@@ -19,29 +21,49 @@ def conv(
     strides: Counts,
     input_dropout: Probability,
     dropout: Probability,
+    shared_weights: bool = True,
 ) -> Stack:
-    """Build convolutions with strides in place of pooling, and a head.
+    """Build convolutions with strides in place of pooling; the windows are wide enough to see an embedded label.
 
     Args:
-        image_shape: channels, height and width of an image.
-        classes: how many logits.
+        image_shape, classes, input_dropout, dropout: those of `mlp`.
         channels: maps of each layer.
         kernel_sizes: height and width of each layer's windows, odd.
-        strides: of each layer's windows: 2 halves the maps.
-        input_dropout: share of the pixels dropped in training.
-        dropout: share of each hidden layer's activities dropped in training.
+        strides: of each layer's windows; 2 halves the maps.
+        shared_weights: False for the layers of `local`.
+
+    Raises:
+        ConfigError: if the lists differ in length or a kernel size is even.
 
     Source: of the strides, Springenberg et al. 2015 (arXiv:1412.6806).
     """
     if not len(channels) == len(kernel_sizes) == len(strides):
-        raise ConfigError("model.channels, kernel_sizes and strides: as many of each expected.")
-    if any(size % 2 == 0 for size in kernel_sizes):
+        raise ConfigError("model.channels, kernel_sizes and strides: lists of equal length expected.")
+    if shared_weights and any(size % 2 == 0 for size in kernel_sizes):
         raise ConfigError(f"model.kernel_sizes={kernel_sizes}: odd numbers expected, so that a window has a middle.")
     blocks = []
-    below, height, width = image_shape
-    drop = input_dropout
-    for maps, kernel_size, stride in zip(channels, kernel_sizes, strides, strict=True):
-        convolution = nn.Conv2d(below, maps, kernel_size, stride, padding=kernel_size // 2)
-        blocks.append(Block(convolution, nn.ReLU(inplace=True), dropout=drop))
-        below, height, width, drop = maps, -(-height // stride), -(-width // stride), dropout
-    return Stack(blocks, Block(nn.Linear(below * height * width, classes), dropout=drop), image_shape)
+    (below, height, width), drop = image_shape, input_dropout
+    for maps, size, stride in zip(channels, kernel_sizes, strides, strict=True):
+        affine: nn.Conv2d | LocalConv2d
+        if shared_weights:
+            affine = nn.Conv2d(below, maps, size, stride, padding=size // 2)
+        else:
+            try:
+                affine = LocalConv2d(below, maps, (height, width), kernel_size=size, stride=stride)
+            except ValueError as error:
+                raise ConfigError(f"model.kernel_sizes={kernel_sizes}: {error}.") from error
+            height, width = affine.grid
+        blocks.append(Block(affine, nn.ReLU(inplace=True), dropout=drop))
+        below, drop = maps, dropout
+    return Stack(blocks, image_shape=image_shape, classes=classes, dropout=dropout)
+
+
+def local(**settings: Any) -> Stack:
+    """Build layers of local receptive fields, in which each position has weights of its own.
+
+    The settings are those of `conv`, but the fields are not padded and may be of even size. The defaults are Hinton's:
+    128 units at each of 4 x 4 positions, 220 at 3 x 3, 512 at 2 x 2, about 2,000 in a layer.
+
+    Source: Hinton 2022, section 3.2.
+    """
+    return conv(shared_weights=False, **settings)

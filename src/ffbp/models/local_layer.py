@@ -7,14 +7,11 @@ from torch import Tensor, nn
 
 
 class LocalConv2d(nn.Module):
-    """A convolution whose every position has weights of its own.
+    """A convolution in which every position has weights of its own.
 
     Args:
-        in_channels: of the maps below.
-        out_channels: units at each position.
-        side: height and width of the maps below.
-        kernel_size: height and width of a receptive field.
-        stride: between neighbouring fields.
+        in_channels, out_channels, kernel_size, stride: as of `nn.Conv2d`, without padding.
+        side: height and width of the input maps.
 
     Raises:
         ValueError: if not even one field fits.
@@ -29,20 +26,24 @@ class LocalConv2d(nn.Module):
         self.kernel_size, self.stride = kernel_size, stride
         rows, columns = ((length - kernel_size) // stride + 1 for length in side)
         self.grid = (rows, columns)
-        positions, inputs = math.prod(self.grid), in_channels * kernel_size**2
-        bound = 1 / math.sqrt(inputs)  # as PyTorch's own layers
+        positions, inputs = rows * columns, in_channels * kernel_size**2
+        bound = 1 / math.sqrt(inputs)  # as in PyTorch's own layers
         self.weight = nn.Parameter(torch.empty(positions, inputs, out_channels).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(positions, 1, out_channels).uniform_(-bound, bound))
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Multiply maps (B, C, H, W) field by field: (B, out_channels, rows, columns).
-
-        The channels of a place lie side by side in memory, here as in the maps above, so that fields are cut out in
-        long runs.
-        """
-        positions, inputs, units = self.weight.shape
+    def fields(self, maps: Tensor) -> Tensor:
+        """Cut the receptive fields out of maps (B, C, H, W): shape (positions, B, inputs)."""
         fields = maps.unfold(2, self.kernel_size, self.stride).unfold(3, self.kernel_size, self.stride)
-        fields = fields.permute(2, 3, 0, 4, 5, 1).reshape(positions, len(maps), inputs)
-        product = torch.baddbmm(self.bias, fields, self.weight)  # (positions, B, units)
+        # channels last, as `forward` leaves them in memory, so that long runs are copied
+        return fields.permute(2, 3, 0, 4, 5, 1).reshape(self.weight.shape[0], len(maps), self.weight.shape[1])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Multiply maps (B, C, H, W) field by field: (B, out_channels, rows, columns)."""
+        product = torch.baddbmm(self.bias, self.fields(maps), self.weight)  # (positions, B, units)
         product = product.transpose(0, 1).contiguous()  # (B, positions, units)
-        return product.view(len(maps), *self.grid, units).permute(0, 3, 1, 2)
+        return product.view(len(maps), *self.grid, self.weight.shape[2]).permute(0, 3, 1, 2)
+
+    def pull(self, maps: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of weight and bias from an error at the product (B, out_channels, rows, columns)."""
+        errors = delta.flatten(2).permute(2, 0, 1)  # (positions, B, units)
+        return self.fields(maps).transpose(1, 2) @ errors, errors.sum(1, keepdim=True)

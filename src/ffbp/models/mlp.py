@@ -1,20 +1,13 @@
 """A multi-layer perceptron of any widths."""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
 
 from ffbp.models.stack import Block, Stack
 from ffbp.settings import Counts, Probability, checked
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": partial(nn.ReLU, inplace=True),
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
 
 
 @checked
@@ -28,21 +21,22 @@ def mlp(
     input_dropout: Probability,
     dropout: Probability,
 ) -> Stack:
-    """Build image -> widths -> classes; `widths=[128]` on MNIST is 784-128-10, 101,770 parameters.
+    """Build a perceptron; `widths=[128]` on MNIST is 784-128-10 with 101,770 parameters.
 
     Args:
         image_shape: channels, height and width of an image.
         classes: how many logits.
         widths: units of each hidden layer.
-        activation: what follows each hidden product.
-        batch_norm: normalise each hidden product over the batch, in front of the activation.
-        input_dropout: share of the pixels dropped in training.
-        dropout: share of each hidden layer's activities dropped in training.
+        activation: applied to each hidden product.
+        batch_norm: normalise each hidden product over the batch, before the activation.
+        input_dropout: probability that a pixel is dropped in training.
+        dropout: probability that a hidden activity is dropped in training.
     """
     blocks = []
     inputs, drop = math.prod(image_shape), input_dropout
     for width in widths:
+        functions = {"relu": nn.ReLU(inplace=True), "tanh": nn.Tanh(), "sigmoid": nn.Sigmoid()}
         norm = [nn.BatchNorm1d(width)] if batch_norm else []
-        blocks.append(Block(nn.Linear(inputs, width), *norm, ACTIVATIONS[activation](), dropout=drop))
+        blocks.append(Block(nn.Linear(inputs, width), *norm, functions[activation], dropout=drop))
         inputs, drop = width, dropout
-    return Stack(blocks, Block(nn.Linear(inputs, classes), dropout=drop), image_shape)
+    return Stack(blocks, image_shape=image_shape, classes=classes, dropout=dropout)

@@ -1,98 +1,152 @@
-"""A model is a stack of layers with a head; what trains it is somebody else's business."""
+"""A model is a stack of layers with a head. It does not depend on the rule that trains it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from ffbp.models.local_layer import LocalConv2d
 
 
 class Block(nn.Module):
-    """One layer: dropout on its input, an affine product, then what follows (batch norm, activation, pooling).
+    """One layer: dropout on its input, an affine product, then for instance batch norm, activation and pooling.
 
-    The parts can be called apart, for a rule that wants the product alone.
+    A learning rule may call the parts one by one.
 
     Args:
-        affine: a dense layer, a convolution, or one without shared weights.
-        after: modules applied to its product, in order.
-        dropout: the share of inputs that are dropped in training.
+        affine: a dense layer, a convolution, or local receptive fields without weight sharing.
+        after: modules applied to the product, in order.
+        dropout: probability that an input is dropped in training.
     """
 
     def __init__(self, affine: nn.Linear | nn.Conv2d | LocalConv2d, *after: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.affine = affine
-        self.after = nn.Sequential(*after)
+        self.dropout, self.affine, self.after = nn.Dropout(dropout), affine, nn.Sequential(*after)
 
     @property
     def dense(self) -> bool:
-        """Whether each unit sees the whole input."""
+        """Whether each unit is connected to the whole input."""
         return isinstance(self.affine, nn.Linear)
 
     def product(self, x: Tensor) -> Tensor:
-        """Multiply by the weights and add the biases; images and maps in front of a dense layer are flattened."""
-        product: Tensor = self.affine(x.flatten(1) if self.dense else x)
-        return product
+        """Multiply by the weights and add the biases; a dense layer flattens its input."""
+        return cast(Tensor, self.affine(x.flatten(1) if self.dense else x))
 
     def forward(self, x: Tensor) -> Tensor:
-        activity: Tensor = self.after(self.product(self.dropout(x)))
-        return activity
+        return cast(Tensor, self.after(self.product(self.dropout(x))))
+
+    def pull(self, x: Tensor, delta: Tensor) -> dict[nn.Parameter, Tensor]:
+        """Compute the gradients of weight and bias from an error at the product: delta times input.
+
+        Args:
+            x: input of the product, after dropout, shape (B, ...).
+            delta: error at the product, shape (B, units) or (B, C, H, W).
+
+        Returns:
+            gradients by parameter, summed over the batch and over the positions that share weights.
+        """
+        affine = self.affine
+        if isinstance(affine, LocalConv2d):
+            weight, bias = affine.pull(x, delta)
+        elif isinstance(affine, nn.Conv2d):
+            window = affine.stride, affine.padding
+            weight = conv2d_weight(x, affine.weight.shape, delta, *window)  # type: ignore[no-untyped-call]
+            bias = delta.sum((0, 2, 3))
+        else:
+            weight, bias = delta.T @ x.flatten(1), delta.sum(0)
+        return dict(zip(affine.parameters(), (weight, bias), strict=True))  # in PyTorch's order
 
 
 class Stack(nn.Module):
-    """Blocks one upon the other and a head: images (B, C, H, W) to logits (B, classes).
+    """Blocks one after the other, then a head: images (B, C, H, W) to logits (B, classes).
 
     Args:
         blocks: the layers, first to last.
-        head: from the last layer's activity, flattened, to the logits.
         image_shape: channels, height and width of an image.
+        classes: how many logits.
+        dropout: probability that an input of the head is dropped in training.
+        with_head: False for a rule with read-outs of its own; `head` is then None.
     """
 
-    def __init__(self, blocks: Sequence[Block], head: Block, image_shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        image_shape: Sequence[int],
+        classes: int,
+        dropout: float = 0.0,
+        with_head: bool = True,
+    ) -> None:
         super().__init__()
         self.blocks = cast(list[Block], nn.ModuleList(blocks))
-        self.head: Block | None = head  # an algorithm with a read-out of its own takes it off
-        self.classes = head.affine.weight.shape[0]
-        self.image_shape = tuple(image_shape)
+        self.image_shape, self.classes, self.head_dropout = tuple(image_shape), classes, dropout
+        self.head = cast(Block, self.make_head() if with_head else None)
 
     def forward(self, images: Tensor) -> Tensor:
+        *_, activity = self.activities(images)
+        return cast(Tensor, self.head(activity))
+
+    def as_input(self, images: Tensor) -> Tensor:
+        """Bring images, uint8 or floats in [0, 1], into floats of shape (N, C, H, W); a ValueError if that cannot be.
+
+        One-channel images may come without their channel, (N, H, W), and one at a time, (H, W).
+        """
+        shape = self.image_shape
+        if images.dim() < 4 and shape[0] == 1:
+            images = images.reshape(-1, 1, *images.shape[-2:])
+        if tuple(images.shape[1:]) != shape:
+            raise ValueError(f"images of shape (N, {', '.join(map(str, shape))}) expected, {tuple(images.shape)} found")
+        if images.dtype == torch.uint8:
+            return images.float() / 255
+        if len(images) and not (images.min() >= 0 and images.max() <= 1):  # true for NaN as well
+            raise ValueError("uint8 images, or floats in [0, 1] expected")
+        return images
+
+    def activities(self, images: Tensor, *, local: bool = False) -> Iterator[Tensor]:
+        """Yield each block's activity, first to last, shape (B, D) or (B, C, H, W).
+
+        Args:
+            images: shape (B, C, H, W).
+            local: detach each block's input, so that no gradient flows from one block to another.
+        """
         activity = images
         for block in self.blocks:
-            activity = block(activity)
-        assert self.head is not None
-        logits: Tensor = self.head(activity)  # (B, classes)
-        return logits
+            activity = block(activity.detach() if local else activity)
+            yield activity
+
+    def make_head(self, features: int | None = None, dropout: float | None = None) -> Block:
+        """Make a linear read-out that gives the logits.
+
+        Its input has `features` numbers, by default those of the last block; its `dropout` is by default the model's.
+        """
+        features = math.prod(self.activity_shapes()[-1]) if features is None else features
+        return Block(nn.Linear(features, self.classes), dropout=self.head_dropout if dropout is None else dropout)
+
+    def without_head(self) -> "Stack":
+        """The same blocks, for a rule with read-outs of its own."""
+        return Stack(self.blocks, image_shape=self.image_shape, classes=self.classes, with_head=False)
 
     def widen(self, channels: int) -> None:
-        """Let the first layer, a convolution, take `channels` more input channels; its weights are drawn anew.
-
-        Raises:
-            ValueError: if it is no convolution.
-        """
-        first = self.blocks[0]
-        old = first.affine
+        """Give the first layer `channels` more input channels and new weights; a ValueError if it is no convolution."""
+        old = self.blocks[0].affine
         if not isinstance(old, nn.Conv2d):
             raise ValueError("needs a model whose first layer is a convolution")
-        kernel, stride, padding = (cast(tuple[int, int], at) for at in (old.kernel_size, old.stride, old.padding))
-        first.affine = nn.Conv2d(old.in_channels + channels, old.out_channels, kernel, stride, padding)
+        kernel, stride, padding = (cast(tuple[int, int], value) for value in (old.kernel_size, old.stride, old.padding))
+        self.blocks[0].affine = nn.Conv2d(old.in_channels + channels, old.out_channels, kernel, stride, padding)
 
     def activity_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each block's activity for one image, first to last: (D,) or (C, H, W)."""
-        shapes, training = [], self.training
+        training = self.training
         self.eval()
         with torch.no_grad():
-            activity = torch.zeros(1, *self.image_shape)
-            for block in self.blocks:
-                activity = block(activity)
-                shapes.append(tuple(activity.shape[1:]))
+            shapes = [tuple(activity.shape[1:]) for activity in self.activities(torch.zeros(1, *self.image_shape))]
         self.train(training)
         return shapes
 
     def unit_shapes(self) -> list[tuple[int, ...]]:
-        """As `activity_shapes`, but (C, 1, 1) where all positions share a unit's weights."""
-        return [
-            (shape[0], 1, 1) if isinstance(block.affine, nn.Conv2d) else shape
-            for block, shape in zip(self.blocks, self.activity_shapes(), strict=True)
-        ]
+        """As `activity_shapes`, but (C, 1, 1) for a convolution, whose units share weights over all positions."""
+        shapes = zip(self.blocks, self.activity_shapes(), strict=True)
+        return [(shape[0], 1, 1) if isinstance(block.affine, nn.Conv2d) else shape for block, shape in shapes]

@@ -1,4 +1,4 @@
-"""Finished runs as they lie on the disk, grouped by everything but their seed."""
+"""Finished runs, read from disk and grouped by everything but their seed."""
 
 import csv
 import json
@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 
 from ffbp.errors import CheckpointError
 
-# overrides that say nothing a metrics.json does not say, or nothing about the result
+# overrides that metrics.json already reports, or that do not affect the result
 SILENT = ("seed=", "algo=", "model=", "data=", "trainer.max_epochs=", "experiment=", "hydra.", "paths.", "callbacks=")
 ALGORITHMS = {"bp": "backprop", "ff": "Forward-Forward"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: its metrics.json, the columns of its metrics.csv, and what its command line said."""
+    """One finished run: its metrics.json, the columns of its metrics.csv, and the overrides of its command line."""
 
     metrics: dict[str, Any]
     history: dict[str, list[float]]
@@ -28,13 +28,11 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What sets it apart from others, its seed left out."""
-        metrics = self.metrics
+        """Its experiment, or else algorithm and model, and the settings that were changed, except the seed."""
+        algorithm = ALGORITHMS.get(self.metrics["algo"], self.metrics["algo"])
         named = [word.removeprefix("experiment=") for word in self.overrides if word.startswith("experiment=")]
-        algorithm = ALGORITHMS.get(metrics["algo"], metrics["algo"])
-        name = named[0] if named else f"{algorithm}, {metrics['model']}"
         changed = [word for word in self.overrides if not word.startswith(SILENT)]
-        return ", ".join([name, *changed])
+        return ", ".join([named[0] if named else f"{algorithm}, {self.metrics['model']}", *changed])
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Group:
 
     @property
     def first(self) -> dict[str, Any]:
-        """The metrics of one of them, for what they have in common."""
+        """The metrics of one run, for what all of them have in common."""
         return self.runs[0].metrics
 
     def mean(self, name: str) -> float | None:
@@ -64,24 +62,19 @@ class Group:
 
 
 def read_runs(directory: Path) -> list[Run]:
-    """Read all finished runs below a directory.
-
-    Raises:
-        CheckpointError: if there are none, or a file of one is damaged.
-    """
+    """Read all finished runs below a directory; a CheckpointError if there are none, or a file of one is damaged."""
     runs = [_read_run(path.parent) for path in sorted(directory.glob("**/metrics.json"))]
     if not runs:
-        raise CheckpointError(f"{directory}: no finished runs there, train some first.")
+        raise CheckpointError(f"{directory}: contains no finished runs; train some first.")
     return runs
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group runs by all but their seed, best test accuracy first."""
-    groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        metrics = run.metrics
-        groups[metrics["data"], run.label, metrics["model"], metrics["epochs"]].append(run)
-    found = [Group(str(key[1]), tuple(members)) for key, members in groups.items()]
+        groups[run.label, *(run.metrics[name] for name in ("data", "model", "epochs"))].append(run)
+    found = [Group(label, tuple(members)) for (label, *_), members in groups.items()]
     return sorted(found, key=lambda group: -(group.mean("test/acc") or 0.0))
 
 

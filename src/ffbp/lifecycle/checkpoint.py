@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or refused: written atomically, checksummed, read without running code."""
+"""Checkpoint files that are intact or rejected: written atomically, checksummed, read without running code."""
 
 import hashlib
 import io
@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from ffbp.errors import CheckpointError, ResourceError
+from ffbp.errors import CheckpointError
+from ffbp.files import writing
+from ffbp.lifecycle.upgrades import upgrade_checkpoint
 
-FORMAT = 3
-"""Version of the file's content; raised when an older reader could no longer understand it."""
+FORMAT = 4
+"""Version of the file's content; raised when earlier versions of this program could no longer read it."""
 
 # A checkpoint is a zip archive, and a zip archive may end in a comment: ours is its own checksum.
 _COMMENT = re.compile(rb"sha256:([0-9a-f]{64})\Z")
@@ -23,20 +25,19 @@ _COMMENT_SIZE = len("sha256:") + 64
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that `path` is at every moment either the old file or the new one, whole.
+    """Write a checkpoint so that `path` is at every moment the complete old file or the complete new one.
 
     The file before it is kept as <name>.previous<suffix>.
 
     Raises:
         ResourceError: if the folder cannot be written or the disk is full.
     """
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    # the archive ends in the length of its comment, two bytes, so far 0: all before them is what the digest covers
+    torch.save(content, buffer := io.BytesIO())
+    # the archive ends in the length of its comment, two bytes, so far 0; the digest covers all that comes before them
     body = buffer.getvalue()[:-2]
     comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
     new = path.with_name(f".{path.name}.new")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with new.open("wb") as file:
             file.write(body + len(comment).to_bytes(2, "little") + comment)
@@ -48,14 +49,10 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot be written ({error.strerror}); free the disk or choose another folder."
-        ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running anything that is in it.
+    """Read a checkpoint, in today's format, without running anything that is in it.
 
     Raises:
         CheckpointError: if the file is missing, damaged, not one of ours, or holds more than plain data.
@@ -66,22 +63,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).{_offer(path)}") from error
     found = _COMMENT.search(data[-_COMMENT_SIZE:])
     if found is None:
-        raise CheckpointError(f"{path}: not a checkpoint of this program, or cut short.{_offer(path)}")
+        raise CheckpointError(f"{path}: not a checkpoint of this program, or truncated.{_offer(path)}")
     if hashlib.sha256(data[: -_COMMENT_SIZE - 2]).hexdigest().encode() != found[1]:
-        raise CheckpointError(f"{path}: damaged, its checksum does not fit.{_offer(path)}")
+        raise CheckpointError(f"{path}: damaged, its checksum does not match.{_offer(path)}")
     try:
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: holds something other than tensors and plain data; refused.") from error
+        raise CheckpointError(f"{path}: contains something other than tensors and plain data; refused.") from error
     own = content.get("ffbp") if isinstance(content, dict) else None
     version = own.get("format") if isinstance(own, dict) else None
     if not isinstance(version, int):
         raise CheckpointError(f"{path}: not a checkpoint of this program.{_offer(path)}")
     if version > FORMAT:
-        raise CheckpointError(
-            f"{path}: format {version}, and this program reads up to {FORMAT}; use the version that wrote it."
-        )
-    return content
+        raise CheckpointError(f"{path}: format {version}, and this program reads up to {FORMAT}; update it.")
+    return upgrade_checkpoint(content) if "state_dict" in content else content
 
 
 def previous_of(path: Path) -> Path:

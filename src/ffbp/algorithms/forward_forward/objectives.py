@@ -1,7 +1,7 @@
-"""What a layer minimises: high goodness on positive data, low goodness on negative data.
+"""What a layer minimises, to reach high goodness on positive data and low goodness on negative data.
 
-Each takes the goodness of positives and negatives, shape (B,) both, row by row of the same image, and gives the mean
-over the batch, a scalar.
+Each function compares the goodness of positives with that of negatives of the same images, in shapes that broadcast,
+and returns the mean over all pairs, a scalar.
 """
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.nn.functional import relu, softplus
 
 
 def logistic(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
-    """softplus(theta - G_pos) + softplus(G_neg - theta): each side is judged against a threshold.
+    """softplus(theta - G_pos) + softplus(G_neg - theta): each is compared with the threshold theta.
 
     Source: Hinton 2022, section 2, equation 1, as the negative log-likelihood.
     """
@@ -17,7 +17,7 @@ def logistic(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
 
 
 def margin(positive: Tensor, negative: Tensor, alpha: float = 4.0) -> Tensor:
-    """softplus(-alpha (G_pos - G_neg)): positives need only beat the negatives of the same image.
+    """softplus(-alpha (G_pos - G_neg)): a positive is compared with the negative of the same image.
 
     Source: Lee and Song 2023, SymBa (arXiv:2303.08418), with alpha = 4.
     """
@@ -25,8 +25,8 @@ def margin(positive: Tensor, negative: Tensor, alpha: float = 4.0) -> Tensor:
 
 
 def linear(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
-    """Ascend on G_pos always, descend on G_neg only while it is above the threshold.
+    """relu(G_neg - theta) - G_pos: always raise G_pos, but lower G_neg only while it is above the threshold theta.
 
-    Source: the compared paper, equations 12 and 17.
+    Source: the article, equations 12 and 17.
     """
     return (relu(negative - threshold) - positive).mean()

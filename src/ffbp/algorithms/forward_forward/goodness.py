@@ -1,11 +1,14 @@
-"""Goodness of a layer's activity, and the normalisation that hides it from the next layer."""
+"""The goodness of a layer's activity, and the normalisation that hides it from the next layer.
+
+Activities have shape (B, D) or (B, C, H, W).
+"""
 
 from torch import Tensor
 from torch.linalg import vector_norm
 
 
 def sum_square(activity: Tensor) -> Tensor:
-    """The sum of squared activities over all but the first dimension, shape (B,), in single precision.
+    """The sum of an image's squared activities, shape (B,), in single precision or better.
 
     Source: Hinton 2022, section 2, equation 1.
     """
@@ -13,24 +16,19 @@ def sum_square(activity: Tensor) -> Tensor:
 
 
 def mean_square(activity: Tensor) -> Tensor:
-    """The mean of squared activities over all but the first dimension, shape (B,), in single precision."""
+    """The mean of an image's squared activities, shape (B,), in single precision or better."""
     return _single(activity).square().mean(tuple(range(1, activity.dim())))
 
 
 def positions(activity: Tensor) -> Tensor:
-    """Each position of maps (B, C, H, W) for itself, shape (B * H * W, C); activities (B, D) as they are."""
+    """Make a row of each position of maps (B, C, H, W), shape (B * H * W, C); leave activities (B, D) as they are."""
     return activity.movedim(1, -1).flatten(0, -2)
 
 
 def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
     """Divide by the root mean square over dimension 1: the units of a layer, or the channels at each position.
 
-    Args:
-        activity: shape (B, D) or (B, C, H, W).
-        eps: added to the mean square, so that silent layers stay finite.
-
-    Returns:
-        the same shape, root mean square 1.
+    `eps` is added to the mean square, so that a silent layer stays finite. The shape does not change.
 
     Source: Hinton 2022, section 2, and his Matlab code.
     """
@@ -39,16 +37,9 @@ def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
-    """Divide by the Euclidean length over dimension 1: the units of a layer, or the channels at each position.
+    """Divide by the Euclidean length over dimension 1 plus `eps`; otherwise like `rms`.
 
-    Args:
-        activity: shape (B, D) or (B, C, H, W).
-        eps: added to the length, so that silent layers stay finite.
-
-    Returns:
-        the same shape, length 1.
-
-    Source: the compared paper, equation 9.
+    Source: the article, equation 9.
     """
     activity = _single(activity)
     length: Tensor = vector_norm(activity, dim=1, keepdim=True)
@@ -56,7 +47,7 @@ def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def _single(activity: Tensor) -> Tensor:
-    """At least single precision: the squares of half-precision numbers are too coarse to be added up."""
+    """At least single precision, since the squares of half-precision numbers are too coarse to be added up."""
     return activity if activity.dtype.itemsize >= 4 else activity.float()
 
 

@@ -1,0 +1,193 @@
+"""The Forward-Forward algorithm: the losses of the layers and the softmax head, and how images are classified."""
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, Literal, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ffbp.algorithms.base import Algorithm
+from ffbp.algorithms.forward_forward.contrast import Contrast, Negatives
+from ffbp.algorithms.forward_forward.goodness import NORMALIZATION
+from ffbp.algorithms.forward_forward.labels import LabelEmbedding, LabelEmbeddingName, make_embedding
+from ffbp.algorithms.forward_forward.layer_loss import MEASURES, LayerLoss
+from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes, ReadoutLayers, layer_numbers
+from ffbp.algorithms.forward_forward.peers import PeerNormalization
+from ffbp.algorithms.forward_forward.plan import Plan
+from ffbp.algorithms.step import Step
+from ffbp.data import Batch
+from ffbp.errors import ConfigError
+from ffbp.models import Stack
+from ffbp.settings import HeadSettings, NonNegative, OptimizerSettings, Positive, Probability, Schedule, checked
+
+
+class ForwardForward(Algorithm):
+    """Train each layer by itself to have high goodness on positive data and low goodness on negative data.
+
+    Positive data are real images that show their true label; negative data are the same images with a false label. To
+    learn without labels, positive data are the images as they are and negative data show no digit; then only the
+    softmax head uses labels. Each layer's input is detached, so no gradient crosses a layer. One optimizer has a
+    parameter group for each layer and one for the softmax head, so that a batch is one step.
+
+    Args:
+        stack: whose blocks are trained; its own head is not used.
+        optimizer: how parameters are updated; `lr` may be a list, one for each layer.
+        head: learning rate, weight decay and dropout of the softmax head; a dropout of None is the model's.
+        schedule: how the learning rates change over the training.
+        negatives: how negative data are made, see `contrast`.
+        objective, alpha, goodness, goodness_per, threshold: what a layer minimises, see `layer_loss`.
+        normalization: of what the next layer sees, see `goodness`.
+        peer_normalization, peer_weight, peer_momentum: how each unit's activity is kept close to its layer's mean, see
+            `peers`; the weight is relative to sum_square, mean_square divides it by the number of activities.
+        label_embedding, label_strength: how an image carries a label, see `labels`.
+        readout: how images are classified: by the label with the highest goodness, or by the softmax head.
+        readout_layers: which layers both read-outs use; later, as Hinton does, means all but the first, see `passes`.
+        readout_share, order: who learns when, see `plan`.
+
+    Raises:
+        ConfigError: if two settings are incompatible.
+
+    Source: Hinton 2022, arXiv:2212.13345.
+    """
+
+    automatic_optimization = False
+
+    @checked
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        optimizer: OptimizerSettings,
+        head: HeadSettings,
+        schedule: Schedule,
+        negatives: Negatives,
+        objective: Literal["logistic", "margin", "linear"],
+        alpha: Positive,
+        goodness: Literal["sum_square", "mean_square"],
+        goodness_per: Literal["layer", "position"],
+        threshold: Positive,
+        normalization: Literal["rms", "l2"],
+        peer_normalization: Literal["hinton", "port"] | None,
+        peer_weight: NonNegative,
+        peer_momentum: Probability,
+        label_embedding: LabelEmbeddingName | None,
+        label_strength: Positive | None,
+        readout: Literal["goodness", "softmax"],
+        readout_layers: ReadoutLayers,
+        readout_share: Probability,
+        order: Literal["simultaneous", "sequential"],
+    ) -> None:
+        super().__init__(stack.without_head(), optimizer=optimizer, schedule=schedule)
+        self.contrast = Contrast(negatives, stack.classes)
+        self.contrast.check_settings(readout, readout_share, label_embedding)
+        shapes = stack.activity_shapes()
+        self.plan = Plan(len(shapes), order, readout_share)
+        losses = [LayerLoss(shape, objective, alpha, goodness, goodness_per, threshold) for shape in shapes]
+        self.layer_losses = cast(list[LayerLoss], nn.ModuleList(losses))
+        self.peers = nn.ModuleList()
+        if peer_normalization is not None:
+            self.peers.extend(
+                PeerNormalization(units, peer_normalization, peer_weight * loss.scale / prod(shape), peer_momentum)
+                for units, loss, shape in zip(stack.unit_shapes(), losses, shapes, strict=True)
+            )
+        self.readout = readout
+        self.readout_layers = layer_numbers(readout_layers, len(shapes))
+        self.head_settings = head
+        self.head = stack.make_head(sum(prod(shapes[k]) for k in self.readout_layers), head.dropout)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        if self.contrast.shows_labels:
+            self.embedding = make_embedding(label_embedding, self.stack, label_strength)
+        else:
+            self.embedding = LabelEmbedding(torch.zeros(0, *stack.image_shape))
+        self.passes = Passes(self.stack, self.embedding, NORMALIZATION[normalization])
+
+    # -- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        optimizer.zero_grad()
+        if self.trainer.world_size == 1 and len(self.stack.blocks) > 1:
+            for loss in self.losses(batch):
+                self.manual_backward(loss)  # frees this layer's graph before the next one is built
+        else:  # several processes exchange gradients once a step, and a single layer has no next one
+            self.manual_backward(torch.stack(list(self.losses(batch))).sum() * batch.loss_weight)
+        optimizer.step()
+
+    def losses(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield the losses of the softmax head and of each layer, if they learn now, then record them.
+
+        The gradient of each loss reaches only the parameters of its own layer. Losses come one at a time, so that
+        backward can free one layer's graph before the next layer's is built.
+        """
+        passes, count = self.passes, len(batch.labels)
+        learns = [self.plan.learns(k, self.elapsed) for k in range(self.plan.depth)]
+        with torch.set_grad_enabled(learns[0]):
+            products = passes.first(batch.images)
+        # before the head learns, its weights are zero, and so are its logits
+        logits = batch.images.new_zeros(count, self.stack.classes)
+        if self.plan.learns(None, self.elapsed):
+            logits = self.head(passes.features(products, self.readout_layers))
+            yield cross_entropy(logits, batch.labels)
+        measures: dict[str, Tensor] = {}
+        activity = batch.images
+        for k, block in enumerate(self.stack.blocks if any(learns) else []):
+            with torch.set_grad_enabled(learns[k]):
+                product = passes.product(k, activity) if k else self.contrast(batch, products, logits.detach(), passes)
+                mean_product = product[:count].mean(0) if self.peers else None  # before activations change it in place
+                activity = block.after(product)  # ((1 + N) * B, ...), positives first
+                measured = self.layer_losses[k](activity, count)
+            if learns[k]:
+                loss = measured[0]
+                if mean_product is not None:
+                    loss = loss + self.peers[k](mean_product, activity[:count].detach(), batch.loss_weight)
+                yield loss
+            measures |= {f"ff/layer_{k}/{name}": value for name, value in zip(MEASURES, measured, strict=True)}
+        self.record(Step(logits, measures=measures), batch)
+
+    def progress(self, group: Mapping[str, Any], elapsed: float) -> float:
+        return min(1.0, max(0.0, self.plan.progress(group["layer"], elapsed)))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        assert self.optimizer_settings is not None
+        lr, depth = self.optimizer_settings.lr, len(self.stack.blocks)
+        rates = lr if isinstance(lr, list) else [lr] * depth
+        if len(rates) != depth:
+            raise ConfigError(f"algo.optimizer.lr={rates}: one number or {depth} expected, one for each layer.")
+        layers = [
+            {"name": f"layer_{k}", "layer": k, "params": list(block.parameters()), "lr": rate}
+            for k, (block, rate) in enumerate(zip(self.stack.blocks, rates, strict=True))
+        ]
+        head = {"name": "head", "layer": None, "params": list(self.head.parameters())}
+        return [*layers, head | {"lr": self.head_settings.lr, "weight_decay": self.head_settings.weight_decay}]
+
+    def check_trainer(self, trainer: pl.Trainer) -> None:
+        super().check_trainer(trainer)
+        self.plan.check_trainer(trainer)
+
+    def compile_parts(self) -> None:
+        parts = [part for block in self.stack.blocks for part in (block.affine, block.after)]
+        for module in [*parts, *self.layer_losses, self.head]:
+            module.compile()
+
+    # -- classifying
+
+    def readouts(self, images: Tensor) -> dict[str, Tensor]:
+        products = self.passes.first(images)
+        names = ("goodness", "softmax") if self.contrast.shows_labels else ("softmax",)
+        return {name: self._read_out(name, products) for name in names}
+
+    def answer(self, images: Tensor) -> Tensor:
+        assert self.readout is not None
+        return self._read_out(self.readout, self.passes.first(images))
+
+    def _read_out(self, name: str, products: FirstProducts) -> Tensor:
+        """The logits of one read-out, shape (B, classes)."""
+        if name == "goodness":
+            return self.passes.label_goodness(products, self.readout_layers, self.layer_losses[0].goodness)
+        logits: Tensor = self.head(self.passes.features(products, self.readout_layers))
+        return logits

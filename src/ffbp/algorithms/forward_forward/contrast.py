@@ -1,0 +1,73 @@
+"""What the first layer is shown: positives, and negatives with false labels or with false images."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from ffbp.algorithms.forward_forward import negatives
+from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes
+from ffbp.data import Batch
+from ffbp.errors import ConfigError
+
+Negatives = Literal["uniform", "hard", "all", "hybrid", "noise"]
+
+
+class Contrast:
+    """Make positives and negatives of a batch.
+
+    With `uniform`, `hard` or `all` negatives, positives show their true label, and negatives are the same images with
+    false labels. With `hybrid` or `noise`, positives are the real images, negatives are images that show no digit, and
+    no image shows a label.
+
+    Args:
+        kind: how negatives are made, see `negatives`.
+        classes: how many there are.
+    """
+
+    def __init__(self, kind: Negatives, classes: int) -> None:
+        self.kind, self.classes = kind, classes
+        self.shows_labels = kind not in ("hybrid", "noise")
+
+    def __call__(self, batch: Batch, products: FirstProducts, logits: Tensor, passes: Passes) -> Tensor:
+        """Compute the first layer's products with positives and, after them, N negatives of each: ((1 + N) * B, ...).
+
+        `products` and the softmax head's `logits` (B, classes) are the batch's; `passes` multiply any false images.
+        """
+        if not self.shows_labels:
+            return torch.cat([products.images, passes.first(self.false_images(batch)).images])
+        shown = torch.cat([batch.labels.unsqueeze(0), self.false_labels(batch, logits)])  # (1 + N, B)
+        patterns = embedding(shown, products.labels.flatten(1)).view(len(shown), *products.images.shape)
+        return (products.images + patterns).flatten(0, 1)
+
+    def false_labels(self, batch: Batch, logits: Tensor) -> Tensor:
+        """Give each image N labels other than its own, shape (N, B)."""
+        if self.kind == "all":
+            return negatives.all_negatives(batch.labels, self.classes)
+        if self.kind == "hard":
+            return negatives.hard_negatives(batch.labels, logits, batch.draws.uniform(self.classes)).unsqueeze(0)
+        return negatives.uniform_negatives(batch.labels, self.classes, batch.draws.uniform()).unsqueeze(0)
+
+    def false_images(self, batch: Batch) -> Tensor:
+        """Make images that show no digit out of those of the batch, shape (B, C, H, W)."""
+        height, width = batch.images.shape[2:]
+        if self.kind == "hybrid":
+            return negatives.hybrids(batch.images, negatives.region_masks(batch.draws.uniform(height, width)))
+        return negatives.scrambled(batch.images, batch.draws.uniform(height * width))
+
+    def check_settings(self, readout: str, readout_share: float, label_embedding: str | None) -> None:
+        """Raise a ConfigError if a setting is incompatible with this kind of negatives."""
+        if not self.shows_labels and readout == "goodness":
+            raise ConfigError(
+                f"algo.readout=goodness: the layers never see a label with algo.negatives={self.kind}; use softmax."
+            )
+        if not self.shows_labels and label_embedding is not None:
+            raise ConfigError(
+                f"algo.label_embedding={label_embedding}: no label is shown with algo.negatives={self.kind}; use null."
+            )
+        if self.kind == "hard" and readout_share:
+            raise ConfigError(
+                f"algo.readout_share={readout_share:g}: algo.negatives=hard are drawn from the softmax head's "
+                f"mistakes, so it must learn from the start; use algo.readout_share=0 or other negatives."
+            )

@@ -1,0 +1,116 @@
+"""Label embeddings: how an image carries a label that Forward-Forward can judge.
+
+Every embedding is affine in the label: embed(x, w) = blank(x) + sum_c w_c P_c, where P_c is the pattern of class c, and
+the weights w (B, classes) are one-hot for a label, or 1/classes each for the neutral label. A layer's product W is
+linear, so W embed(x, w) = W blank(x) + sum_c w_c W P_c: positives, negatives, the neutral label and all labels at once
+share one product of the image.
+
+Throughout, `image_shape` is channels, height and width, and `strength` the brightness of a label, where white is 1.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ffbp.errors import ConfigError
+from ffbp.models import Stack
+
+LabelEmbeddingName = Literal["overlay", "channels", "fourier"]
+
+
+class LabelEmbedding(nn.Module):
+    """Map images (B, C, H, W), floats in [0, 1], and weights (B, classes) to images with labels (B, C', H, W).
+
+    Args:
+        patterns: what each class adds to an image, shape (classes, C', H, W), or (0, C, H, W) to show no labels; the
+            images' own channels are the first of the C'.
+        covered: how many pixels of the top row are cleared for the label, in the first channel.
+    """
+
+    patterns: Tensor
+
+    def __init__(self, patterns: Tensor, covered: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("patterns", patterns, persistent=False)  # follows from the settings: not in checkpoints
+        self.covered = covered
+
+    def rows(self, images: Tensor) -> Tensor:
+        """Stack blank images, patterns and an image of zeros: shape (B + classes + 1, C', H, W)."""
+        count, channels = images.shape[:2]
+        rows = images.new_zeros(count + len(self.patterns) + 1, *self.patterns.shape[1:])
+        rows[:count, :channels] = images
+        rows[:count, 0, 0, : self.covered] = 0
+        rows[count:-1] = self.patterns
+        return rows
+
+    def forward(self, images: Tensor, weights: Tensor) -> Tensor:
+        blank = self.rows(images)[: len(images)]
+        return blank + torch.einsum("bk,kchw->bchw", weights, self.patterns)
+
+
+def channels(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:
+    """Append a channel for each class: `strength` everywhere for the label, 0 for the others.
+
+    Source: the usual way to condition a convolutional network, as in Mirza and Osindero 2014 (arXiv:1411.1784).
+    """
+    planes = torch.zeros(classes, image_shape[0] + classes, *image_shape[1:])
+    planes[torch.arange(classes), image_shape[0] + torch.arange(classes)] = strength
+    return LabelEmbedding(planes)
+
+
+def overlay(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:
+    """Replace the first pixels of the top row, one for each class: `strength` for the label, 0 for the others.
+
+    Raises:
+        ValueError: if a row has fewer pixels than there are classes.
+
+    Source: Hinton 2022, section 3.3.
+    """
+    channels, height, width = image_shape
+    if width < classes:
+        raise ValueError(f"needs images at least {classes} pixels wide, these have {width}")
+    patterns = torch.zeros(classes, channels, height, width)
+    patterns[:, 0, 0, :classes] = strength * torch.eye(classes)
+    return LabelEmbedding(patterns, covered=classes)
+
+
+def fourier(image_shape: Sequence[int], classes: int, strength: float = 0.35) -> LabelEmbedding:
+    """Add to the image a plane wave of amplitude `strength`, which every window of a convolution sees.
+
+    Class c has direction pi c / classes, phase c, and in turn 2.5 or 4.5 waves across the image, so that classes of
+    neighbouring directions differ in frequency.
+
+    Source: after Scodellaro et al. 2023 (arXiv:2312.14924), section on spatially extended labels.
+    """
+    channels, height, width = image_shape
+    rows = torch.arange(height).float().unsqueeze(1) / height  # (H, 1)
+    columns = torch.arange(width).float() / width  # (W,)
+    waves = []
+    for label in range(classes):
+        direction, frequency = math.pi * label / classes, 2.5 + 2.0 * (label % 2)
+        along = math.cos(direction) * columns + math.sin(direction) * rows  # (H, W)
+        waves.append(torch.cos(2 * math.pi * frequency * along + label))
+    return LabelEmbedding(strength * torch.stack(waves).unsqueeze(1).repeat(1, channels, 1, 1))
+
+
+EMBEDDINGS = {"overlay": overlay, "channels": channels, "fourier": fourier}
+
+
+def make_embedding(name: LabelEmbeddingName | None, stack: Stack, strength: float | None) -> LabelEmbedding:
+    """Make a label embedding for a stack; for `channels`, the first layer of the stack gets more input channels.
+
+    A `name` of None means overlay if the first layer is dense, fourier if not; a `strength` of None, the default. A
+    ConfigError if the stack cannot have this embedding.
+    """
+    if name is None:
+        name = "overlay" if stack.blocks[0].dense else "fourier"
+    given = {} if strength is None else {"strength": strength}
+    try:
+        if name == "channels":
+            stack.widen(stack.classes)
+        return EMBEDDINGS[name](stack.image_shape, stack.classes, **given)
+    except ValueError as error:
+        raise ConfigError(f"algo.label_embedding={name}: {error}.") from error

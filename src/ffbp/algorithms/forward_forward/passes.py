@@ -1,0 +1,85 @@
+"""The forward passes of Forward-Forward: activities are detached and normalised between layers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ffbp.algorithms.forward_forward.labels import LabelEmbedding
+from ffbp.errors import ConfigError
+from ffbp.models import Stack
+from ffbp.settings import ZeroOrMore
+
+ReadoutLayers = Literal["all", "later"] | list[ZeroOrMore]
+"""All layers; later ones, which are all but the first if there are several; or a list of numbers from 0."""
+
+
+class FirstProducts(NamedTuple):
+    """The first layer's products with images and with label patterns, to be added up."""
+
+    images: Tensor  # (B, ...), bias included
+    labels: Tensor  # (classes, ...), or (0, ...) if no labels are shown
+
+
+class Passes:
+    """Run images through a stack, layer by layer.
+
+    Args:
+        stack: whose blocks are run.
+        embedding: how an image carries a label.
+        normalize: what is done to an activity before the next layer sees it.
+    """
+
+    def __init__(self, stack: Stack, embedding: LabelEmbedding, normalize: Callable[[Tensor], Tensor]) -> None:
+        self.stack, self.embedding, self.normalize = stack, embedding, normalize
+
+    def first(self, images: Tensor) -> FirstProducts:
+        """Multiply images (B, C, H, W) by the first layer's weights, once for all labels, see `labels`.
+
+        The label patterns are multiplied as further images of the batch. So is an image of zeros, whose product, the
+        bias alone, is subtracted from theirs.
+        """
+        block, count = self.stack.blocks[0], len(images)
+        rows = self.embedding.rows(images)  # (B + classes + 1, C, H, W)
+        if block.training and block.dropout.p:
+            rows[:count] = block.dropout(rows[:count])
+        product = block.product(rows)  # (B + classes + 1, ...)
+        return FirstProducts(product[:count], product[count:-1] - product[-1:])
+
+    def product(self, k: int, below: Tensor) -> Tensor:
+        """The product of layer k >= 1 with the activity (B, ...) of the layer below, detached and normalised."""
+        block = self.stack.blocks[k]
+        return block.product(block.dropout(self.normalize(below.detach())))
+
+    def activities(self, product: Tensor) -> Iterator[Tensor]:
+        """Yield the activity (B, ...) of each layer, given the product (B, ...) of the first."""
+        activity = product
+        for k, block in enumerate(self.stack.blocks):
+            activity = block.after(self.product(k, activity) if k else product)
+            yield activity
+
+    @torch.no_grad()
+    def features(self, products: FirstProducts, layers: Sequence[int]) -> Tensor:
+        """The normalised activities of `layers` under the neutral label, side by side, shape (B, features)."""
+        neutral = products.images + products.labels.sum(0) / self.stack.classes
+        activities = list(self.activities(neutral))
+        return torch.cat([self.normalize(activities[k]).flatten(1) for k in layers], 1)
+
+    def label_goodness(
+        self, products: FirstProducts, layers: Sequence[int], goodness: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The goodness of each image under each label, summed over `layers`, shape (B, classes)."""
+        labelled = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (B * classes, ...)
+        by_layer = [goodness(activity) for activity in self.activities(labelled)]
+        total = torch.stack([by_layer[k] for k in layers]).sum(0)  # (B * classes,)
+        return total.view(len(products.images), len(products.labels))
+
+
+def layer_numbers(chosen: ReadoutLayers, depth: int) -> list[int]:
+    """The numbers of the chosen layers, sorted, out of `depth` layers."""
+    if isinstance(chosen, str):
+        return list(range(1 if chosen == "later" and depth > 1 else 0, depth))
+    if not chosen or max(chosen) >= depth or len(set(chosen)) < len(chosen):
+        raise ConfigError(f"algo.readout_layers={chosen}: different numbers from 0 to {depth - 1} expected.")
+    return sorted(chosen)

@@ -1,0 +1,44 @@
+"""What a learning rule returns for a batch."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Step(NamedTuple):
+    """What a learning rule makes of a batch.
+
+    A rule with a loss returns that loss. A rule without one returns gradients in its place, which are written to
+    `.grad`, so that optimizer, schedule, weight decay, clipping, accumulation and several processes work as with a
+    loss. A rule that has moved its parameters itself returns neither.
+
+    Attributes:
+        logits: of the read-out that is trained, shape (B, classes): train/loss and train/acc come from them.
+        loss: what is differentiated, a scalar, the mean over the batch; local losses are added up.
+        measures: further scalars to log, by name: means over the batch, averaged over the epoch.
+        gradients: by parameter, in its shape, the mean over the batch.
+    """
+
+    logits: Tensor
+    loss: Tensor | None = None
+    measures: Mapping[str, Tensor] = MappingProxyType({})
+    gradients: Mapping[nn.Parameter, Tensor] = MappingProxyType({})
+
+
+class WrittenGradients(torch.autograd.Function):
+    """A scalar whose gradient by each parameter is given: where a rule's gradients become `.grad`.
+
+    Going through autograd, they are accumulated, scaled and exchanged between processes like those of any loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(gradient * outer[0] for gradient in ctx.gradients)

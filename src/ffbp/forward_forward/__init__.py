@@ -1,1 +1,0 @@
-"""The parts of Forward-Forward: small pure functions on tensors."""

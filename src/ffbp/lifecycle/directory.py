@@ -1,0 +1,124 @@
+"""A run's directory: where its files lie, how the run stands, and whether somebody works in it."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from ffbp.errors import CheckpointError, ConfigError
+from ffbp.files import write_text
+from ffbp.processes import FIRST_PROCESS
+
+
+class Status(NamedTuple):
+    """How a run stands."""
+
+    state: str  # running, finished, failed or interrupted
+    overrides: Sequence[str]  # what its command line set
+    error: str | None = None  # one line that says why it is not finished
+
+
+class RunDirectory:
+    """The files of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last, self.best = path / "checkpoints" / "last.ckpt", path / "checkpoints" / "best.ckpt"
+        self.metrics = path / "metrics.json"  # which only a finished run has
+        self.rows = path / "metrics.csv"  # one for each epoch
+        self.config, self._overrides = path / ".hydra" / "config.yaml", path / ".hydra" / "overrides.yaml"
+        self._status = path / "status.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def write_status(self, status: Status) -> None:
+        """Write status.json."""
+        write_text(self._status, json.dumps(status._asdict(), indent=2) + "\n")
+
+    def read_status(self) -> Status | None:
+        """How the run stands, None where there is none; a CheckpointError if its status.json is damaged."""
+        if not self._status.exists():
+            return None
+        try:
+            content = json.loads(self._status.read_text())
+            return Status(content["state"], content.get("overrides", self.read_overrides()), content["error"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{self._status}: cannot be read ({error}); repair or remove the run.") from error
+
+    def write_settings(self, config: Any, hydra: Any, overrides: Any) -> None:
+        """Keep the settings where Hydra would, config.yaml last."""
+        for name, node in (("hydra.yaml", hydra), ("overrides.yaml", overrides), ("config.yaml", config)):
+            write_text(self.config.with_name(name), OmegaConf.to_yaml(node))
+
+    def read_overrides(self) -> list[str]:
+        """What the command line of the run set; empty where that is not kept."""
+        return [str(word) for word in OmegaConf.load(self._overrides)] if self._overrides.exists() else []
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """What metrics.json says, None where the run is not finished."""
+        return dict(json.loads(self.metrics.read_text())) if self.metrics.exists() else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Work alone in the directory, which is made where it is missing; a ConfigError if another process works there.
+
+        The lock ends with the process. The processes that share a training are covered by the first one's lock.
+        """
+        if not FIRST_PROCESS:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(folder)
+            raise ConfigError(f"{self}: another process is running there; wait for it, or stop it.") from error
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def emptied_if_rejected(self) -> Iterator[None]:
+        """Remove what was added if the run turns out to be impossible before its first checkpoint."""
+        before = set(self.path.iterdir())
+        try:
+            yield
+        except ConfigError:
+            for path in set(self.path.iterdir()) - before if not self.last.exists() else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder that Hydra has made for a run that never began."""
+        with suppress(OSError):  # something lies there
+            self.path.rmdir()
+
+
+def nearby_runs(directory: Path) -> str:
+    """A sentence that names the latest runs close to a directory that is none, or nothing."""
+    folder = next((folder for folder in (directory, *directory.parents) if folder.is_dir()), Path())
+    if folder == Path(folder.anchor or "."):  # neither a whole disk nor a whole project is searched
+        folder = Path("logs")
+    patterns = ["*/" * depth + "checkpoints/last.ckpt" for depth in range(4)]  # logs/sweeps/<date>/<job> is the deepest
+    runs = sorted(found.parent.parent for pattern in patterns for found in folder.glob(pattern))
+    return f" Runs nearby: {', '.join(map(str, runs[-3:]))}." if runs else ""
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Name the settings in which a saved run differs from what is asked for: "seed is 0 there, 1 here"."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = list(dict.fromkeys([*there, *here]))
+        pairs = [(there.get(key), here.get(key), f"{name}.{key}" if name else str(key)) for key in keys]
+        return [line for pair in pairs for line in differences(*pair)]
+    return [] if there == here else [f"{name} is {there!r} there, {here!r} here"]

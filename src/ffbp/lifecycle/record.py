@@ -1,0 +1,167 @@
+"""What a run writes while it trains: checkpoints, and metrics.csv with its measures and times."""
+
+import csv
+import io
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import Signals
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from ffbp.algorithms import Algorithm
+from ffbp.errors import Interrupted
+from ffbp.files import write_text
+from ffbp.lifecycle.directory import RunDirectory
+from ffbp.processes import NotedSignals
+
+
+@dataclass
+class TrainingClock:
+    """Seconds spent in training epochs; it is paused during validation, saving and drawing."""
+
+    seconds: float = 0.0  # of all finished epochs
+    epoch_seconds: float = 0.0  # of the current epoch, up to the last pause
+    _started: float | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start counting, or continue after a pause."""
+        self.pause()
+        self._started = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop counting until the next start."""
+        if self._started is not None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # the work queued on the GPU is part of the time
+            self.epoch_seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def end_epoch(self) -> float:
+        """Pause, add the epoch to `seconds`, and return how long it took."""
+        self.pause()
+        epoch, self.epoch_seconds = self.epoch_seconds, 0.0
+        self.seconds += epoch
+        return epoch
+
+
+class LastEpochValidated(pl.Callback):
+    """Validate the epoch at `trainer.max_epochs` even if `trainer.check_val_every_n_epoch` would skip it."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning skips this hook when it resumes within an epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+
+class RunRecord(Checkpoint):
+    """Save last.ckpt and best.ckpt, add a row to metrics.csv each epoch, measure time, and stop on a signal.
+
+    Checkpoints contain the rows and the time, so that a resumed run continues with exactly those of its step. An epoch
+    is saved after its validation, so that a resumed run repeats neither. The best checkpoint is the one with the
+    highest val/acc, or the latest epoch's if there is no validation.
+
+    Args:
+        directory: of the run.
+        every_n_steps: save within epochs too; 0 for epochs only.
+        announce: print a line each epoch, for runs without a progress bar.
+        signals: once one has been received, save after the current batch and stop.
+        rehearsal: write nothing, for Lightning's fast_dev_run.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, *, every_n_steps: int, announce: bool, signals: NotedSignals, rehearsal: bool
+    ) -> None:
+        self.directory, self.every_n_steps, self.announce = directory, every_n_steps, announce
+        self.signals, self.rehearsal = signals, rehearsal
+        self.clock = TrainingClock()
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, float] = {}  # the row of best.ckpt
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.listen()  # Lightning has just installed signal handlers of its own, which exit with 0
+        self.clock.start()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.listen()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.clock.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stop = self._asked_to_stop(trainer)
+        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        if (stop or due) and not trainer.is_last_batch:  # after the last one, the epoch is saved once validated
+            self.clock.pause()
+            self._save(trainer, self.directory.last)
+            self.clock.start()
+            if stop:
+                self._stop(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.clock.pause()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.clock.start()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seconds = self.clock.end_epoch()
+        pl_module.log("time/epoch_seconds", seconds)
+        measured = {name: float(value) for name, value in cast(Algorithm, pl_module).epoch_metrics.items()}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **measured, "time/epoch_seconds": seconds}
+        self.rows.append(row)
+        if self.announce and trainer.is_global_zero:
+            total = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            shown = [name for name in ("train/loss", "train/acc", "val/loss", "val/acc") if name in row]
+            values = "  ".join(f"{name} {row[name]:.4f}" for name in shown)
+            print(f"epoch {trainer.current_epoch + 1}{total}  {values}  {seconds:.1f} s", flush=True)
+        if row.get("val/acc", -1.0) > self.best.get("val/acc", -1.0) or "val/acc" not in row | self.best:
+            self.best = row
+            # before last.ckpt: a run killed between the two resumes from the older last and finds this best again
+            self._save(trainer, self.directory.best)
+        self._save(trainer, self.directory.last)
+        if trainer.is_global_zero and not self.rehearsal:
+            write_rows(self.directory.rows, self.rows)
+        if self._asked_to_stop(trainer):
+            self._stop(trainer)
+
+    def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether any process of this run received a signal: all save and stop at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        number = self.signals.received or Signals.SIGTERM
+        raise Interrupted(
+            f"stopped by {number.name} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}, and saved. "
+            f"Resume with: python train.py resume={self.directory}",
+            number,
+        )
+
+    def _save(self, trainer: pl.Trainer, path: Path) -> None:
+        cast(Algorithm, trainer.lightning_module).check_finite()  # a broken model must not replace a good checkpoint
+        if not self.rehearsal:
+            trainer.save_checkpoint(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        clock = {"seconds": self.clock.seconds, "epoch_seconds": self.clock.epoch_seconds}
+        return {"rows": self.rows, "best": self.best, "clock": clock}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.best = state_dict["rows"], state_dict["best"]
+        self.clock = TrainingClock(**state_dict["clock"])
+
+
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    """Replace a CSV file; it gets a column for every name that occurs in any row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

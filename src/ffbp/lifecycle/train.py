@@ -1,0 +1,178 @@
+"""A run, from its settings to its metrics: prepare what may be rejected, then fit, test, write."""
+
+import json
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
+
+from ffbp.algorithms import Algorithm
+from ffbp.build import build, build_algorithm
+from ffbp.data import MemoryData
+from ffbp.errors import ConfigError, NumericError, ResourceError
+from ffbp.files import CHECKOUT, write_text
+from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, restore_previous
+from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.load import checkpoint_to_resume
+from ffbp.lifecycle.record import LastEpochValidated, RunRecord
+from ffbp.lifecycle.trainer import build_trainer
+from ffbp.processes import SIGNALS
+from ffbp.settings import Settings, check_settings
+
+
+class Prepared(NamedTuple):
+    """A run with all its parts built, of which nothing is written yet."""
+
+    settings: Settings
+    directory: RunDirectory
+    data: MemoryData
+    algorithm: Algorithm
+    trainer: pl.Trainer
+    record: RunRecord
+    checkpoint: Path | None
+    started: float
+
+    def summary(self) -> str:
+        """The network, layer by layer, with its parameters."""
+        return str(ModelSummary(self.algorithm, max_depth=3))
+
+    def fit(self) -> dict[str, Any]:
+        """Train, test on the best checkpoint, leave everything in the directory, and return what is in metrics.json.
+
+        Raises:
+            Refusal: one of its kinds, with a line that says what to do.
+        """
+        settings, directory, data, algorithm, trainer, record, checkpoint, started = self
+        parameters = sum(parameter.numel() for parameter in algorithm.parameters())
+        with _lightnings_errors(settings, directory):
+            if checkpoint == previous_of(directory.last) and trainer.is_global_zero:
+                restore_previous(directory.last)
+            trainer.fit(algorithm, data, ckpt_path=checkpoint, weights_only=True)
+            train_seconds = record.clock.seconds  # before the best checkpoint brings back the clock of its epoch
+            best = None if record.rehearsal else trainer.strategy.broadcast(directory.best)
+            [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
+        results = {**tested, "val/acc": None, "val/loss": None}
+        results |= {name: value for name, value in record.best.items() if name.startswith("val/")}
+        results |= {"time/train_seconds": train_seconds, "time/total_seconds": time.perf_counter() - started}
+        metrics = _all_metrics(settings, trainer, parameters, results)
+        if trainer.is_global_zero:
+            write_text(directory.metrics, json.dumps(metrics, indent=2) + "\n")
+        return metrics
+
+
+def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool | None = None) -> Prepared:
+    """Build all parts of a run; settings that cannot work are rejected here, before anything is written.
+
+    Args:
+        settings: that `check_settings` has passed.
+        path: of the run directory.
+        resume: go on from the last checkpoint there, or from the start if the run never reached one.
+        bar: draw a progress bar, instead of printing a line an epoch; None where there is a terminal.
+
+    Raises:
+        Refusal: one of its kinds, with a line that says what to do.
+    """
+    started = time.perf_counter()
+    directory = RunDirectory(path)
+    with _lightnings_errors(settings, directory):
+        pl.seed_everything(settings["seed"], verbose=False)
+        data: MemoryData = build("data", settings["data"], seed=settings["seed"])
+        algorithm = build_algorithm(settings["algo"], settings["model"], data.image_shape, data.classes)
+        # what a checkpoint says of itself: enough to build the model again, and no path of this machine
+        own_data = {name: None if name == "data_dir" else value for name, value in settings["data"].items()}
+        algorithm.settings = {name: settings[name] for name in ("algo", "model", "seed")} | {"data": own_data}
+        algorithm.settings |= {"format": FORMAT, "image_shape": list(data.image_shape), "classes": data.classes}
+        if settings["compile"]:
+            algorithm.compile_parts()
+        bar = sys.stdout.isatty() if bar is None else bar
+        steps, rehearsal = settings["checkpoint"]["every_n_steps"], bool(settings["trainer"]["fast_dev_run"])
+        record = RunRecord(directory, every_n_steps=steps, announce=not bar, signals=SIGNALS, rehearsal=rehearsal)
+        callbacks = [build(f"callbacks.{name}", part) for name, part in (settings.get("callbacks") or {}).items()]
+        if bar:
+            callbacks.append(RichProgressBar(refresh_rate=4, console_kwargs={"force_terminal": True}))
+        trainer = build_trainer(
+            settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
+            callbacks=[*callbacks, LastEpochValidated(), record],
+            logger=[build(f"logger.{name}", part) for name, part in (settings.get("logger") or {}).items()],
+            plugins=[SafeCheckpointIO()],
+            default_root_dir=path,
+        )
+        algorithm.check_trainer(trainer)
+    checkpoint = checkpoint_to_resume(directory, algorithm.settings) if resume else None
+    return Prepared(settings, directory, data, algorithm, trainer, record, checkpoint, started)
+
+
+def train(settings: Settings, path: Path, *, resume: bool = False, bar: bool | None = None) -> dict[str, Any]:
+    """Check a run's settings, prepare it and fit it, see `prepare` and `Prepared.fit`."""
+    check_settings(settings)
+    return prepare(settings, path, resume=resume, bar=bar).fit()
+
+
+@contextmanager
+def _lightnings_errors(settings: Settings, directory: RunDirectory) -> Iterator[None]:
+    """Say in one line what Lightning and PyTorch raise where a user can do something about it."""
+    try:
+        yield
+    except (MisconfigurationException, NumericError, MemoryError, RuntimeError) as error:
+        message, last = " ".join(str(error).split()), directory.last
+        saved = f"The last good checkpoint is {last}: test it with python evaluate.py run={last}."
+        saved = saved if last.exists() else "There is no checkpoint yet."
+        if isinstance(error, MisconfigurationException):  # what Lightning finds incompatible
+            raise ConfigError(f"trainer: {message}") from error
+        if isinstance(error, NumericError) or "returned nan values" in message:  # what detect_anomaly looks for
+            raise NumericError(f"{message} {saved}") from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:
+            size = settings["data"]["batch_size"]
+            raise ResourceError(f"out of memory with data.batch_size={size}; try {max(1, size // 2)}.") from error
+        if re.search(r"closed by peer|reset by peer|Connection refused|Broken pipe", message, re.IGNORECASE):
+            raise ResourceError(f"another process of this run is gone ({message}). {saved}") from error
+        raise
+
+
+def _all_metrics(settings: Settings, trainer: pl.Trainer, parameters: int, results: dict[str, Any]) -> dict[str, Any]:
+    """Collect the content of metrics.json; `results` are accuracies, losses and times."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":  # the most memory that was used on the GPU, else by this process
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device) / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        name, memory = f"{platform.machine()} {device.type}", peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return {
+        "algo": settings["algo"]["name"],
+        "model": settings["model"]["name"],
+        "data": settings["data"].get("name") or settings["data"]["source"],
+        "seed": settings["seed"],
+        "epochs": trainer.current_epoch,
+        "parameters": parameters,
+        **results,
+        "memory/peak_mib": memory,
+        "torch": torch.__version__,
+        "lightning": version("lightning"),
+        "python": platform.python_version(),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that runs, None for an installed package."""
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10) if CHECKOUT else None
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done else None

@@ -1,0 +1,60 @@
+"""Runs of earlier versions, as this version understands them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+SETTINGS_ADDED_LATER: dict[str, dict[str, Any]] = {
+    "ffbp.algorithms.ForwardForward": {
+        "goodness_per": "layer",
+        "peer_normalization": None,
+        "peer_weight": 0.03,
+        "peer_momentum": 0.9,
+        "readout_share": 0.0,
+        "head": {"dropout": None},
+    },
+    "ffbp.data.ImageData": {"data_dir": None},  # in checkpoints, where it is left open
+}
+"""By target, the settings added later, with the value that keeps the old behaviour."""
+
+LAYER_MEASURES = ("loss", "goodness_pos", "goodness_neg", "separation")
+"""What Forward-Forward measured of each layer up to format 3, in that order."""
+
+
+def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in what the settings of an earlier run, from a checkpoint or its .hydra, could not say yet."""
+    upgraded = dict(settings)
+    for name, part in settings.items():
+        if isinstance(part, dict) and part.get("_target_") in SETTINGS_ADDED_LATER:
+            added = SETTINGS_ADDED_LATER[part["_target_"]]
+            upgraded[name] = OmegaConf.to_container(OmegaConf.merge(added, part))  # at every depth; what is given wins
+    embedding = settings["algo"].get("label_embedding", "fourier")
+    if embedding is None and settings["model"]["_target_"] == "ffbp.models.mlp":
+        embedding = "overlay"
+    if embedding == "overlay" and "goodness_per" not in settings["algo"]:
+        upgraded["algo"]["label_strength"] = None  # it was that of fourier's waves alone
+    return upgraded
+
+
+def upgrade_checkpoint(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring a checkpoint's content into today's format.
+
+    Up to format 3 an epoch's sums were among the weights, without names, the number of images last; up to format 2
+    the sums of the measures stood between the others and that number.
+    """
+    weights = content["state_dict"]
+    sums = {name: weights[name] for name in weights if "_means." in name and name.endswith("sums")}
+    parts = []
+    if "train_means.sums" in sums:
+        train = sums["train_means.sums"]
+        measures = sums.get("measure_means.sums", train[2:])
+        layers = range((len(measures) - 1) // len(LAYER_MEASURES))
+        names = [f"ff/layer_{k}/{measure}" for k in layers for measure in LAYER_MEASURES]
+        parts = [[["train/loss", "train/acc"], train[:2], int(train[-1])], [names, measures[:-1], int(measures[-1])]]
+    return {
+        **content,
+        "ffbp": upgrade_settings(content["ffbp"]),
+        "state_dict": {name: tensor for name, tensor in weights.items() if name not in sums},
+        "train_means": content.get("train_means", [part for part in parts if part[2]]),
+    }
