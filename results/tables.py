@@ -1,11 +1,13 @@
-"""Write the README's tables and pictures from the files beside this one.
+"""Write the tables and quoted files of README.md and results/README.md, and draw the pictures.
 
 python results/tables.py           # write them
-python results/tables.py --check   # fail if the README does not say what the files say
+python results/tables.py --check   # write nothing; fail if a page differs from the files that it quotes
 """
 
 import json
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -15,18 +17,25 @@ from ffbp.report.page import row
 from ffbp.report.runs import Group, Run, group_runs
 
 RESULTS = Path(__file__).parent
-README = RESULTS.parent / "README.md"
+ROOT = RESULTS.parent
+PAGES = (ROOT / "README.md", RESULTS / "README.md")
+
+# where a page has a table, or the text of a file of this project
+TABLE = re.compile(r"<!-- (\w+): made by results/tables\.py -->\n.*?<!-- end of \1 -->", re.DOTALL)
+FILE = re.compile(r"<!-- file: (\S+) -->\n.*?<!-- end of file -->", re.DOTALL)
+LANGUAGES = {".py": "python", ".yaml": "yaml"}
+
 HEAD = "| {} | test accuracy, % | by goodness, % | training, s | parameters | epochs |\n|---|---|---|---|---|---|"
 
 NAMES = {
-    "paper_bp": "**backprop, the paper's CNN**, shifts",
-    "paper_ff": "**Forward-Forward, 784-128**",
+    "paper_bp": "**backprop, the article's CNN**, shifts (`paper_bp`)",
+    "paper_ff": "**Forward-Forward, 784-128** (`paper_ff`)",
     "paper_ff_all": "the same, on all 60,000 training images",
-    "paper_ff_shifts": "**Forward-Forward, 784-128**, shifts",
-    "control_bp": "backprop, 784-128-10, as `paper_ff`",
-    "control_bp_shifts": "backprop, 784-128-10, as `paper_ff_shifts`",
+    "paper_ff_shifts": "**Forward-Forward, 784-128**, shifts (`paper_ff_shifts`)",
+    "control_bp": "backprop, 784-128-10, control of `paper_ff`",
+    "control_bp_shifts": "backprop, 784-128-10, control of `paper_ff_shifts`",
 }
-# what, the control on the same network, the best published error, and its set-up and source
+# what is trained, the published error to compare with, and how and by whom that was reached
 HINTON = {
     "hinton_supervised": (
         "supervised, no augmentation",
@@ -54,8 +63,8 @@ ABLATIONS = {  # the setting across, the setting down
     "ff_peers": ("algo.peer_normalization", None),
 }
 PUBLISHED = (
-    "| the paper: backprop, CNN | over 98 | | 323.5 | 93,322 | 5 |",
-    "| the paper: Forward-Forward, 784-128-10 | about 79 | | 134.5 | 101,770 | 100 |",
+    "| the article: backprop, CNN | over 98 | | 323.5 | 93,322 | 5 |",
+    "| the article: Forward-Forward, 784-128-10 | about 79 | | 134.5 | 101,770 | 100 |",
 )
 
 
@@ -102,10 +111,9 @@ def readout_error(group: Group, name: str) -> str:
 
 
 def hinton_table() -> str:
-    lines = [
-        "| MNIST, test error, % | by softmax | by goodness | epochs | seeds | backprop | published | there |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("MNIST, test error, %", "by softmax", "by goodness", "epochs", "seeds, ours and control")
+    columns += ("backprop control", "published", "set-up and source of the published figure")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, (what, published, source) in HINTON.items():
         [group, *_], [control, *_] = read(name) or [None], read(f"{name}_bp") or [None]
         cells = [
@@ -130,7 +138,7 @@ def ablation_table(name: str, across: str, down: str | None) -> str:
         cells[words.get(down or ""), words.get(across)] = group
     if not cells:
         return f"`{name}`: not run"
-    swept = OmegaConf.load(RESULTS.parent / "conf" / "sweep" / f"{name}.yaml").hydra.sweeper.params
+    swept = OmegaConf.load(ROOT / "conf" / "sweep" / f"{name}.yaml").hydra.sweeper.params
     columns, rows = str(swept[across]).split(","), str(swept[down]).split(",") if down else [None]
     seeds = sorted({len(group.runs) for group in cells.values()})
     corner = f"`{across}`; seeds: {' or '.join(map(str, seeds))}"
@@ -146,7 +154,8 @@ def ablation_table(name: str, across: str, down: str | None) -> str:
 def speed_table() -> str:
     figures = json.loads((RESULTS / "speed.json").read_text())["figures"].values()
     lines = [
-        f"| {figure['what']} | {figure['ratio']:.2f} | {figure['least']:.2f} to {figure['most']:.2f} "
+        f"| {figure['what'].replace('the paper', 'the article')} | {figure['ratio']:.2f} "
+        f"| {figure['least']:.2f} to {figure['most']:.2f} "
         f"| {'at most ' + str(figure['limit']) if figure['limit'] else ''} |"
         for figure in figures
     ]
@@ -155,23 +164,36 @@ def speed_table() -> str:
     )
 
 
-def put(text: str, name: str, table: str) -> str:
-    """Put a table between its two markers."""
-    begin, end = f"<!-- {name}: made by results/tables.py -->", f"<!-- end of {name} -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{table}\n{end}{after}"
+def filled(text: str, tables: Mapping[str, str]) -> str:
+    """A page with each table, and each quoted file that exists, between its two markers."""
+
+    def table(place: re.Match[str]) -> str:
+        name = place[1]
+        return f"<!-- {name}: made by results/tables.py -->\n{tables[name]}\n<!-- end of {name} -->"
+
+    def file(place: re.Match[str]) -> str:
+        path = ROOT / place[1]
+        if not path.exists():
+            return place[0]
+        block = f"```{LANGUAGES[path.suffix]}\n{path.read_text()}```"
+        return f"<!-- file: {place[1]} -->\n{block}\n<!-- end of file -->"
+
+    return FILE.sub(file, TABLE.sub(table, text))
 
 
 def main() -> None:
-    text = README.read_text()
     tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table(), "speed": speed_table()}
-    for name, table in (tables | {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}).items():
-        text = put(text, name, table)
+    tables |= {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}
+    before = {page: page.read_text() for page in PAGES}
+    places = [name for text in before.values() for name in TABLE.findall(text)]
+    if sorted(places) != sorted(tables):
+        sys.exit(f"every table needs one place: the pages have {sorted(places)}, the tables are {sorted(tables)}")
+    after = {page: filled(text, tables) for page, text in before.items()}
     if "--check" in sys.argv:
-        same = text == README.read_text()
-        sys.exit(0 if same else "README.md does not say what results/ says: run python results/tables.py")
-    README.write_text(text)
+        old = [str(page.relative_to(ROOT)) for page in PAGES if after[page] != before[page]]
+        sys.exit(f"{' and '.join(old)}: differs from the files it quotes; run python results/tables.py" if old else 0)
+    for page, text in after.items():
+        page.write_text(text)
     shown = [group for name in ("paper_bp", "control_bp", "paper_ff", "paper_ff_shifts") for group in read(name)]
     draw(shown, "acc", RESULTS / "accuracy.png")
     draw(shown, "loss", RESULTS / "loss.png")

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the page of results say is so."""
 
 import json
 import re
@@ -9,38 +9,26 @@ import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
-README = (ROOT / "README.md").read_text()
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "results/README.md")}
+README = PAGES["README.md"]
+LINK = r"\]\((?!http|#)([^)#]+)"  # to a file of this project
 
 
-def block(language: str, containing: str) -> str:
-    return next(text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if containing in text)
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
 
 
-def test_its_algorithm_of_fifteen_lines_and_one_yaml_trains(command, tmp_path):
-    code, settings = block("python", "RandomFeatures"), block("yaml", "RandomFeatures")
-    assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    (tmp_path / "random_features.py").write_text(code)
-    (tmp_path / "conf" / "algo").mkdir(parents=True)
-    settings = settings.replace("ffbp.algorithms.random_features", "random_features")
-    (tmp_path / "conf" / "algo" / "random_features.yaml").write_text(settings)
-    words = [f"--config-dir={tmp_path / 'conf'}", "algo=random_features", "data=digits", "trainer.max_epochs=8"]
-    for model, least in (("mlp", 0.6), ("cnn", 0.2)):  # random features; chance is 0.1
-        trained = command(*words, f"hydra.run.dir={model}", f"model={model}", PYTHONPATH=str(tmp_path))
-        assert trained.returncode == 0, trained.stderr
-        assert json.loads((tmp_path / model / "metrics.json").read_text())["test/acc"] > least
-
-    stranger = command("run=mlp", script="evaluate.py", PYTHONPATH=str(tmp_path))
-    assert stranger.returncode == 4
-    assert "trust=[random_features]" in stranger.stderr
-    trusted = command("run=mlp", "trust=[random_features]", script="evaluate.py", PYTHONPATH=str(tmp_path))
-    assert trusted.returncode == 0, trusted.stderr
-
-
-def test_its_tables_are_those_of_results():
+def test_the_tables_and_quoted_files_are_those_that_the_pages_show():
     check = subprocess.run(
         [sys.executable, str(ROOT / "results" / "tables.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert check.returncode == 0, check.stderr
+
+
+def test_the_readme_quotes_a_whole_rule_and_its_settings():
+    quoted = re.findall(r"<!-- file: (\S+) -->\n```", README)
+    assert quoted == ["src/ffbp/algorithms/random_features.py", "conf/algo/random_features.yaml"]
+    assert all((ROOT / name).is_file() for name in quoted)  # tables.py leaves the text of one that is gone as it is
 
 
 RUNS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
@@ -57,11 +45,23 @@ def test_the_runs_of_results_are_those_that_the_yamls_describe(name):
             assert described == [run["metrics"][key] for key in ("algo", "model", "data", "seed", "epochs")], run
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http|#)([^)]+)\)", README))))
-def test_its_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+LINKS = sorted({(page, link) for page, text in PAGES.items() for link in re.findall(LINK, text)})
 
 
-def test_every_target_it_names_is_in_the_makefile():
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_every_link_leads_to_a_file(page, link):
+    assert ((ROOT / page).parent / link).exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_that_a_page_names_is_in_the_makefile(page):
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
-    assert set(re.findall(r"(?:`|^)make (\w+)", README, re.M)) <= set(targets)
+    named = re.findall(r"(?:`|^)make (\w+)", PAGES[page], re.M)
+    assert named
+    assert set(named) <= set(targets)
+
+
+def test_the_readme_names_every_choice_of_the_main_groups():
+    for group in ("algo", "model", "data", "trainer"):
+        [row] = re.findall(rf"^\| `{group}` \|(.*?)\|", README, re.M)
+        assert set(re.findall(r"`(\w+)`", row)) == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
