@@ -91,7 +91,7 @@ def _download_file(mirrors: list[str], path: Path, md5: str) -> None:
             problem = str(error)
             partial.unlink(missing_ok=True)
     raise DataError(
-        f"{path}: missing, and the download failed from all {len(mirrors)} mirrors ({problem}). "
+        f"{path}: missing, and the download failed from every mirror ({problem}). "
         f"Put the file there, or use data=digits, which needs no download."
     )
 

@@ -86,7 +86,9 @@ class Stack(nn.Module):
         self.head = cast(Block, self.make_head() if with_head else None)
 
     def forward(self, images: Tensor) -> Tensor:
-        *_, activity = self.activities(images)
+        activity = images
+        for block in self.blocks:
+            activity = block(activity)
         return cast(Tensor, self.head(activity))
 
     def as_input(self, images: Tensor) -> Tensor:
