@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_resume import start
+from same_run import start
 
 import ffbp
 from ffbp.lifecycle.checkpoint import read_checkpoint

@@ -2,25 +2,21 @@
 
 import csv
 import json
-import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import ROOT, settings
+from conftest import settings
+from same_run import assert_same_run, start
 
 import ffbp
 from ffbp.errors import CheckpointError, NumericError
 from ffbp.lifecycle import train as run
 from ffbp.lifecycle.checkpoint import SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
-from ffbp.lifecycle.load import usable_checkpoint
 
 LIVELY = ("data.shift=1", "model.input_dropout=0.1", "checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 CASES = {
@@ -59,44 +55,6 @@ class BreakAt(pl.Callback):
         self._at("test", 0)
 
 
-def no_times(value: Any) -> Any:
-    """A checkpoint's content without its times."""
-    if isinstance(value, dict):
-        return {k: no_times(v) for k, v in value.items() if "time" not in str(k) and k not in ("clock", "ffbp")}
-    return [no_times(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def assert_equal(a: Any, b: Any, path: str = "") -> None:
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for name in a:
-            assert_equal(a[name], b[name], f"{path}/{name}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), path
-        for number, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{path}/{number}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    else:
-        assert a == b, path
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    """Weights, optimizer, rows and metrics are the same to the bit, times and the revision that ran aside."""
-    for name in ("last.ckpt", "best.ckpt"):
-        a, b = (read_checkpoint(directory / "checkpoints" / name) for directory in (first, second))
-        for content in (a, b):
-            content.pop("loops")  # how a run was divided is all that they differ in
-        assert_equal(no_times(a), no_times(b), name)
-    rows = []
-    for directory in (first, second):
-        with (directory / "metrics.csv").open() as file:
-            rows.append(no_times(list(csv.DictReader(file))))
-    assert rows[0] == rows[1]
-    metrics = [json.loads((directory / "metrics.json").read_text()) for directory in (first, second)]
-    assert_equal(*({k: v for k, v in m.items() if not k.startswith(("time/", "memory/", "git"))} for m in metrics))
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     "moment",
@@ -123,14 +81,6 @@ def test_more_epochs_after_the_end(tmp_path):
     run.train(shorter, tmp_path / "grown", bar=False)
     run.train(chosen, tmp_path / "grown", resume=True, bar=False)
     assert_same_run(tmp_path / "whole", tmp_path / "grown")
-
-
-def start(directory: Path, *words: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.Popen(
-        command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
 
 
 def test_killed_and_resumed_from_the_command_line(warm):
@@ -188,23 +138,6 @@ def test_the_checkpoint_before_is_kept(checkpoint):
 
 def test_plain_torch_reads_our_files(checkpoint):
     assert torch.load(checkpoint, weights_only=True)["step"] == 2
-
-
-def test_a_truncated_or_flipped_checkpoint_is_refused_by_name(checkpoint):
-    whole = checkpoint.read_bytes()
-    damaged = [whole[:length] for length in range(0, len(whole), len(whole) // 10)]
-    for place in range(7, len(whole), len(whole) // 40):
-        damaged.append(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-    for content in damaged:
-        checkpoint.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"last\.ckpt.*last\.previous\.ckpt"):
-            read_checkpoint(checkpoint)
-
-
-def test_resuming_falls_back_to_the_checkpoint_before(checkpoint, capsys):
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-40])
-    assert usable_checkpoint(checkpoint) == previous_of(checkpoint)
-    assert "Resuming from that one" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):

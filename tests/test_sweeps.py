@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_resume import start
+from same_run import start
 
 from ffbp.lifecycle.checkpoint import read_checkpoint
 

@@ -14,6 +14,9 @@ CHECKOUT = None if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1]
 CONF = (CHECKOUT or _PACKAGE) / "conf"
 """The settings that there are: the checkout's own, or those that the installed package carries."""
 
+PROGRAM = "python {}.py" if CHECKOUT else "ffbp {}"
+"""How a command is typed here: `PROGRAM.format("train")`."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step, and make its folder where there is none."""

@@ -13,8 +13,6 @@ from types import FrameType
 FIRST_PROCESS = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 """Whether this is the process that the user started, and not one that shares its training."""
 
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-
 
 class NotedSignals:
     """Note the first SIGTERM or SIGINT instead of dying of it; a SIGINT after it ends the process at once.
@@ -58,7 +56,7 @@ def run_in_own_process(task: Callable[[], int]) -> int:
             return 1
 
     def child() -> None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # or it would go on when the sweep is killed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: or it would go on when the sweep is killed
         sys.exit(task())
 
     process = multiprocessing.get_context("fork").Process(target=child)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ffbp.algorithms import Algorithm
 from ffbp.errors import Interrupted
-from ffbp.files import write_text
+from ffbp.files import PROGRAM, write_text
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.processes import NotedSignals
 
@@ -140,7 +140,7 @@ class RunRecord(Checkpoint):
         number = self.signals.received or Signals.SIGTERM
         raise Interrupted(
             f"stopped by {number.name} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}, and saved. "
-            f"Resume with: python train.py resume={self.directory}",
+            f"Resume with: {PROGRAM.format('train')} resume={self.directory}",
             number,
         )
 

@@ -15,6 +15,7 @@ from rich.syntax import Syntax
 from yaml import YAMLError
 
 from ffbp.errors import CheckpointError, ConfigError, Interrupted, Refusal
+from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences, nearby_runs
 from ffbp.lifecycle.trust import require_no_lookups, require_trust
 from ffbp.lifecycle.upgrades import upgrade_settings
@@ -64,7 +65,7 @@ def continue_run(settings: Settings, directory: RunDirectory, overrides: Sequenc
     if metrics is None or metrics["epochs"] < settings["trainer"]["max_epochs"]:
         _train(settings, directory, overrides)
         return
-    print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test it with python evaluate.py.")
+    print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test with {PROGRAM.format('evaluate')}.")
     if FIRST_PROCESS:
         directory.write_status(Status("finished", overrides))
 

@@ -23,7 +23,7 @@ from ffbp.algorithms import Algorithm
 from ffbp.build import build, build_algorithm
 from ffbp.data import MemoryData
 from ffbp.errors import ConfigError, NumericError, ResourceError
-from ffbp.files import CHECKOUT, write_text
+from ffbp.files import CHECKOUT, PROGRAM, write_text
 from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, restore_previous
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import checkpoint_to_resume
@@ -128,7 +128,7 @@ def _lightnings_errors(settings: Settings, directory: RunDirectory) -> Iterator[
         yield
     except (MisconfigurationException, NumericError, MemoryError, RuntimeError) as error:
         message, last = " ".join(str(error).split()), directory.last
-        saved = f"The last good checkpoint is {last}: test it with python evaluate.py run={last}."
+        saved = f"The last good checkpoint is {last}: test it with {PROGRAM.format('evaluate')} run={last}."
         saved = saved if last.exists() else "There is no checkpoint yet."
         if isinstance(error, MisconfigurationException):  # what Lightning finds incompatible
             raise ConfigError(f"trainer: {message}") from error

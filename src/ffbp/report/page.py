@@ -45,10 +45,8 @@ def _data_set(name: str, groups: Sequence[Group], folder: Path) -> dict[str, Any
         drawings[quantity] = Markup(text[text.index("<svg") :])  # without the XML declaration
     metrics = sorted({metric for group in groups for run in group.runs for metric in run.metrics})
     readouts = [metric.removeprefix("test/acc_") for metric in metrics if metric.startswith("test/acc_")]
-    rows = [row(group, readouts) for group in groups]
-    article = ARTICLE if name == "mnist" else ()
-    sentences = conclusions(groups)
-    return {"data": name, "readouts": readouts, "rows": rows, "article": article, "conclusions": sentences, **drawings}
+    shown = {"data": name, "readouts": readouts, "rows": [row(group, readouts) for group in groups]}
+    return {**shown, "article": ARTICLE if name == "mnist" else (), "conclusions": conclusions(groups), **drawings}
 
 
 def row(group: Group, readouts: Sequence[str] = ("goodness", "softmax")) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Kill runs at random moments, resume them, kill them again, and compare each with one that was never killed.
 
-python tests/kills.py --kills 50 --out results/kills.json
+python tests/tools/kills.py --kills 20 --out results/kills.json
 """
 
 import argparse
@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import lightning
 import torch
-from test_resume import assert_same_run, start
+from same_run import assert_same_run, start
 
 from ffbp.lifecycle.checkpoint import read_checkpoint
 
@@ -104,8 +105,8 @@ def count_tensors(node: object) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--each", type=int, default=6, help="kills of one run")
+    parser.add_argument("--kills", type=int, default=20, help="of each case")
+    parser.add_argument("--each", type=int, default=10, help="kills of one run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
@@ -113,22 +114,28 @@ def main() -> None:
     moments: list[dict] = []
     different: list[str] = []
     runs, tensors = 0, 0
-    while len(moments) < chosen.kills:
-        case = list(CASES)[runs % len(CASES)]
-        with TemporaryDirectory() as name:
-            folder = Path(name)
-            try:
-                moments += kill_and_compare(case, min(chosen.each, chosen.kills - len(moments)), folder, dice)
-            except AssertionError as error:
-                different.append(f"{case}: {error}")
-                print(different[-1], file=sys.stderr)
-            for path in folder.glob("broken/checkpoints/[bl]*t.ckpt"):
-                tensors += count_tensors(read_checkpoint(path))
-        runs += 1
-        print(f"{len(moments)} kills, {runs} runs, {tensors} tensors, {len(different)} differences", flush=True)
+    for case in CASES:
+        left = chosen.kills
+        while left > 0:
+            with TemporaryDirectory() as name:
+                folder = Path(name)
+                try:
+                    fallen = kill_and_compare(case, min(chosen.each, left), folder, dice)
+                    moments, left = moments + fallen, left - len(fallen)
+                except AssertionError as error:
+                    different.append(f"{case}: {error}")
+                    left = 0
+                for path in folder.glob("broken/checkpoints/[bl]*t.ckpt"):
+                    tensors += count_tensors(read_checkpoint(path))
+            runs += 1
+            print(
+                f"{case}: {len(moments)} kills, {runs} runs, {tensors} tensors, {len(different)} differences",
+                flush=True,
+            )
     result = {
-        "command": f"python tests/kills.py --kills {chosen.kills} --seed {chosen.seed}",
+        "command": f"python tests/tools/kills.py --kills {chosen.kills} --seed {chosen.seed}",
         "kills": len(moments),
+        "of each": dict(Counter(moment["case"] for moment in moments)),
         "runs": runs,
         "differences": different,
         "tensors compared": tensors,
