@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 import ffbp
 from ffbp.algorithms import Algorithm, Backprop, Step
+from ffbp.algorithms.optimizers import schedule_gain
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
 from ffbp.files import CONF
@@ -146,6 +148,32 @@ def test_no_gradient_crosses_a_block_of_local_activities(local):
     top.sum().backward()
     assert (stack.blocks[0].affine.weight.grad is None) == local
     assert stack.blocks[1].affine.weight.grad is not None
+
+
+class Rates(pl.Callback):
+    """Note the learning rate of each batch."""
+
+    noted: list[float]
+
+    def on_train_start(self, trainer, pl_module):
+        Rates.noted = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        Rates.noted.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(("ends", "batches"), [("max_epochs=2", 10), ("max_steps=7", 7)])
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_learning_rate_follows_its_schedule_over_the_whole_training(ends, batches, accumulated, tmp_path):
+    if (ends, accumulated) == ("max_steps=7", 2):
+        batches = 7 * 5 / 3  # of five batches three steps are made
+    chosen = settings("algo=bp", *SHORT, "trainer.max_epochs=9", "algo.optimizer.lr=1.0", f"trainer.{ends}")
+    chosen["trainer"]["accumulate_grad_batches"] = accumulated
+    chosen["callbacks"] = {"rates": {"_target_": f"{__name__}.Rates"}}
+    train(chosen, tmp_path, bar=False)
+    expected = [schedule_gain("cooldown", (k + 0.5) / batches) for k in range(len(Rates.noted))]
+    assert len(Rates.noted) == math.ceil(batches)
+    assert Rates.noted == pytest.approx(expected)
 
 
 # -- direct feedback alignment

@@ -58,8 +58,7 @@ def kill_and_compare(case: str, kills: int, folder: Path, dice: random.Random) -
 
     moments: list[dict] = []
     while len(moments) < kills:
-        begun = (broken / ".hydra" / "config.yaml").exists()
-        process = start(folder, *(["resume=broken"] if begun else [*command, "hydra.run.dir=broken"]))
+        process = start_or_resume(folder, command)
         building = dice.random() < 0.1
         if building:
             time.sleep(dice.uniform(0, ready))
@@ -71,10 +70,16 @@ def kill_and_compare(case: str, kills: int, folder: Path, dice: random.Random) -
         process.send_signal(signal.SIGKILL)
         process.wait()
         moments.append({"case": case, "building": building, **traces(broken)})
-    last = start(folder, "resume=broken")
+    last = start_or_resume(folder, command)  # a kill may have come before the run had begun
     assert last.wait(300) == 0, last.stderr
     assert_same_run(whole, broken)
     return moments
+
+
+def start_or_resume(folder: Path, command: list[str]) -> subprocess.Popen[str]:
+    """Go on with the run that is killed again and again, or begin it."""
+    begun = (folder / "broken" / ".hydra" / "config.yaml").exists()
+    return start(folder, *(["resume=broken"] if begun else [*command, "hydra.run.dir=broken"]))
 
 
 def wait_for_a_save(process: subprocess.Popen[str], run: Path) -> None:
@@ -124,6 +129,7 @@ def main() -> None:
                     moments, left = moments + fallen, left - len(fallen)
                 except AssertionError as error:
                     different.append(f"{case}: {error}")
+                    print(different[-1], file=sys.stderr)
                     left = 0
                 for path in folder.glob("broken/checkpoints/[bl]*t.ckpt"):
                     tensors += count_tensors(read_checkpoint(path))
