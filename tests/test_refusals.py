@@ -82,7 +82,7 @@ SETTINGS = [
     (f"{FF} algo.negatives=permuted", 2, "'uniform', 'hard', 'all', 'hybrid' or 'noise'"),
     (f"{FF} algo.optimizer.lr=[1,2]", 2, "one for each layer"),
     (f"{FF} algo.order=sequential model.widths=[8,8] trainer.max_epochs=1", 2, "2 or more"),
-    (f"{FF} trainer.gradient_clip_val=1", 2, "gradient clipping"),
+    (f"{FF} trainer.gradient_clip_val=1", 2, "gradient_clip_val.*cannot be set"),
     (f"{BP} model._target_=nowhere.Model", 2, "cannot be imported"),
     ("-m seed=0,1 trainer=ddp", 2, "one by one"),
     ("-m trainer=cpu,ddp", 2, "one by one"),

@@ -63,7 +63,7 @@ class Algorithm(Measured):
         if self.optimizer_settings is None and trainer.world_size > 1:
             raise ConfigError("algo.optimizer=null: this rule moves its parameters itself, in one process only.")
         if not self.automatic_optimization and (trainer.gradient_clip_val or trainer.accumulate_grad_batches > 1):
-            raise ConfigError("trainer: this algorithm allows no gradient clipping and no accumulation of batches.")
+            raise ConfigError("trainer.gradient_clip_val and accumulate_grad_batches cannot be set with this rule.")
 
     def compile_parts(self) -> None:
         """Compile the modules that a training step and an answer call."""
