@@ -19,6 +19,7 @@ from ffbp.data import Batch
 from ffbp.errors import ConfigError
 from ffbp.files import CONF
 from ffbp.lifecycle.checkpoint import read_checkpoint
+from ffbp.lifecycle.directory import RunDirectory, Status
 from ffbp.lifecycle.train import train
 from ffbp.models import Block
 from ffbp.models.local_layer import LocalConv2d
@@ -256,6 +257,23 @@ def test_a_compiled_run_comes_to_the_losses_of_a_plain_one(tmp_path):
 
 
 # -- trainers that do not fit
+
+
+def test_a_run_that_is_rejected_late_removes_its_own_files_alone(tmp_path):
+    (tmp_path / "events.out.tfevents.mine").touch()
+    directory = RunDirectory(tmp_path)
+
+    def rejected_late() -> None:
+        with directory.emptied_if_rejected():
+            directory.write_status(Status("running", []))
+            (tmp_path / "other").mkdir()  # of somebody else, meanwhile
+            (tmp_path / "other" / "file").touch()
+            raise ConfigError("too late")
+
+    with pytest.raises(ConfigError):
+        rejected_late()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.out.tfevents.mine", "other"]
+    assert (tmp_path / "other" / "file").exists()
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,8 @@ class Algorithm(Measured):
 
     def on_train_start(self) -> None:
         # counted in batches, since a rule without an optimizer takes no steps
-        batches = self.trainer.num_training_batches
-        steps = -(-batches // self.trainer.accumulate_grad_batches)  # in an epoch
-        self.total_batches = self.trainer.estimated_stepping_batches * batches / steps
+        batches, accumulated = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        self.total_batches = self.trainer.estimated_stepping_batches * batches / -(-batches // accumulated)
         self.check_interval: int = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self) -> None:

@@ -90,14 +90,18 @@ class RunDirectory:
 
     @contextmanager
     def emptied_if_rejected(self) -> Iterator[None]:
-        """Remove what was added if the run turns out to be impossible before its first checkpoint."""
-        before = set(self.path.iterdir())
+        """Remove what the run added if it turns out to be impossible before its first checkpoint."""
+        before = self._first_traces()
         try:
             yield
         except ConfigError:
-            for path in set(self.path.iterdir()) - before if not self.last.exists() else ():
+            for path in self._first_traces() - before if not self.last.exists() else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             raise
+
+    def _first_traces(self) -> set[Path]:
+        names = (".hydra", "status.json", "hparams.yaml", "events.out.tfevents.*")  # of ours, and of the logger
+        return {path for name in names for path in self.path.glob(name)}
 
     def remove_if_empty(self) -> None:
         """Remove the folder that Hydra has made for a run that never began."""

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -96,9 +96,7 @@ def command_line() -> list[str]:
 
 def plain(config: Any) -> Settings:
     """Settings as plain values, all lookups resolved."""
-    settings = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(settings, dict)
-    return {str(name): value for name, value in settings.items()}
+    return cast(Settings, OmegaConf.to_container(config, resolve=True))
 
 
 def write_end(directory: RunDirectory, overrides: Sequence[str], error: BaseException) -> None:

@@ -18,8 +18,7 @@ SETTINGS_ADDED_LATER: dict[str, dict[str, Any]] = {
 }
 """By target, the settings added later, with the value that keeps the old behaviour."""
 
-LAYER_MEASURES = ("loss", "goodness_pos", "goodness_neg", "separation")
-"""What Forward-Forward measured of each layer up to format 3, in that order."""
+LAYER_MEASURES = ("loss", "goodness_pos", "goodness_neg", "separation")  # of Forward-Forward's up to format 3
 
 
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
