@@ -24,8 +24,12 @@ CASES = {
     "ff": ("algo=ff", "model=mlp", "model.widths=[32,16]"),
     "ff sequential": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.order=sequential"),
     "ff readout": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.negatives=uniform", "algo.readout_share=0.4"),
-    "bp, few validations": ("algo=bp", "model=mlp", "trainer.check_val_every_n_epoch=2"),
+    "bp, few validations": ("algo=bp", "model=mlp", "trainer.check_val_every_n_epoch=2", "trainer.max_steps=1000"),
+    "bp, 64 bits": ("algo=bp", "model=mlp", "trainer.precision=64-true", "trainer.accumulate_grad_batches=3"),
 }
+
+
+STOPPED = ("callbacks=early_stop", "+callbacks.early_stop.stopping_threshold=0.0")  # after its first validation
 
 
 class Broken(Exception):
@@ -43,7 +47,7 @@ class BreakAt(pl.Callback):
             raise Broken
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self._at("batch", trainer.global_step)
+        self._at("batch", trainer.fit_loop.total_batch_idx)
 
     def on_validation_start(self, trainer, pl_module):
         self._at("validation", trainer.current_epoch)
@@ -53,6 +57,12 @@ class BreakAt(pl.Callback):
 
     def on_test_start(self, trainer, pl_module):
         self._at("test", 0)
+
+
+def wait_until(process, condition) -> None:
+    while not condition():
+        assert process.poll() is None, process.stderr
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -83,6 +93,83 @@ def test_more_epochs_after_the_end(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "grown")
 
 
+@pytest.mark.parametrize("words", [("trainer.max_steps=33",), ("trainer.min_epochs=2", *STOPPED)])
+def test_a_training_that_ended_early_is_tested_and_not_continued(words, tmp_path):
+    chosen = settings(*CASES["bp"], *LIVELY, *words)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    metrics = run.train(chosen, whole, bar=False)
+    breaking = {"break": {"_target_": f"{__name__}.BreakAt", "moment": "test", "number": 0}}
+    with pytest.raises(Broken):
+        run.train(chosen | {"callbacks": (chosen["callbacks"] or {}) | breaking}, broken, bar=False)
+    (broken / "metrics.csv").unlink()  # as if killed just before it was written
+    run.train(chosen, broken, resume=True, bar=False)
+    assert metrics["epochs"] == 2
+    assert_same_run(whole, broken)
+
+
+def test_a_longer_training_is_written_down_and_keeps_the_metrics_of_the_shorter(warm):
+    words = ["algo=bp", "data=digits", "model=mlp", "algo.schedule=constant"]
+    whole, grown = (warm.folder / name for name in ("whole", "grown"))
+    assert warm(*words, "trainer.max_epochs=40", "hydra.run.dir=whole").wait() == 0
+    assert warm(*words, "trainer.max_epochs=2", "hydra.run.dir=grown").wait() == 0
+    longer = warm("resume=grown", "trainer.max_epochs=40")
+    wait_until(longer, lambda: "epoch 20" in longer.stdout)
+    longer.kill()
+    longer.wait()
+    assert json.loads((grown / "metrics.json").read_text())["epochs"] == 2
+    resumed = warm("resume=grown")
+    assert resumed.wait() == 0, resumed.stderr
+    assert_same_run(whole, grown)
+
+
+def test_a_damaged_best_checkpoint_is_replaced(tmp_path):
+    chosen = settings(*CASES["bp"], "trainer.max_epochs=4", "algo.schedule=constant")
+    run.train(chosen, tmp_path / "whole", bar=False)
+    for epochs in (3, 4):  # whichever of them was best: the last one's best is in last.ckpt too
+        shorter = chosen | {"trainer": chosen["trainer"] | {"max_epochs": epochs}}
+        directory = tmp_path / str(epochs)
+        run.train(shorter, directory, bar=False)
+        best = directory / "checkpoints" / "best.ckpt"
+        best.write_bytes(best.read_bytes()[:-200])
+        metrics = run.train(shorter, directory, resume=True, bar=False)
+        row = read_checkpoint(best)["callbacks"]["RunRecord"]["best"]
+        assert metrics["val/acc"] == row["val/acc"]
+        assert best.with_name("best.damaged.ckpt").exists()
+
+
+def test_a_run_that_the_clock_ends_says_so_and_is_not_resumed(warm):
+    words = ["algo=bp", "data=digits", "model=mlp", "algo.schedule=constant", "trainer.max_epochs=-1"]
+    timed = warm(*words, "trainer.max_time={seconds: 60}", "hydra.run.dir=timed")
+    wait_until(timed, (warm.folder / "timed" / "metrics.csv").exists)
+    timed.send_signal(signal.SIGINT)
+    assert timed.wait() == 130
+    assert "cannot be resumed" in timed.stderr.splitlines()[0]
+    assert "It cannot be resumed" in timed.stderr.splitlines()[-1]
+    resumed = warm("resume=timed")
+    assert resumed.wait() == 4
+    assert "trainer.max_time" in resumed.stderr
+
+
+def test_two_starts_in_one_directory(warm):
+    words = ["algo=bp", "data=digits", "model=mlp", "trainer.max_epochs=3", "hydra.run.dir=run"]
+    codes = sorted(started.wait() for started in [warm(*words), warm(*words)])
+    assert codes == [0, 2]
+    assert warm(*words).wait() == 2
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "metrics.csv", "events.out.tfevents.mine", ".hydra/config.yaml"])
+@pytest.mark.parametrize("words", [["algo=bp"], ["algo=ff", "trainer.accumulate_grad_batches=2"]])
+def test_a_folder_in_which_something_lies_is_refused_and_left_as_it_is(name, words, warm):
+    mine = warm.folder / "mine" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    refused = warm("data=digits", *words, "hydra.run.dir=mine")
+    assert refused.wait() == 2
+    assert "not empty" in refused.stderr
+    assert mine.read_text() == "mine"
+    assert len([path for path in (warm.folder / "mine").rglob("*") if path.is_file()]) == 1
+
+
 def test_killed_and_resumed_from_the_command_line(warm):
     tmp_path = warm.folder
     words = ["algo=ff", "data=digits", "model.widths=[64,32]", *LIVELY, "trainer.max_epochs=20"]
@@ -90,8 +177,7 @@ def test_killed_and_resumed_from_the_command_line(warm):
     assert whole.wait(120) == 0
     killed = warm(*words, "hydra.run.dir=killed")
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    while not last.exists():
-        time.sleep(0.01)
+    wait_until(killed, last.exists)
     time.sleep(0.2)
     killed.kill()
     killed.wait(20)
@@ -111,8 +197,7 @@ def test_killed_and_resumed_from_the_command_line(warm):
 def test_a_signal_saves_and_says_how_to_go_on(number, code, tmp_path):
     words = ["algo=ff", "data=digits", "trainer.max_epochs=500", "hydra.run.dir=run", "logger=none"]
     process = start(tmp_path, *words)
-    while not (tmp_path / "run" / "metrics.csv").exists():
-        time.sleep(0.01)
+    wait_until(process, (tmp_path / "run" / "metrics.csv").exists)
     process.send_signal(number)
     assert process.wait(30) == code
     error = process.stderr.read()

@@ -22,11 +22,18 @@ class NotedSignals:
     """
 
     received: signal.Signals | None = None  # the signal that came
+    _at_once = False
 
-    def listen(self) -> None:
-        """From now on note signals, in place of whatever handled them before."""
+    def listen(self, *, at_once: bool = False) -> None:
+        """From now on note signals, in place of whatever handled them before.
+
+        `at_once`: raise a SystemExit at the first one too, while there is nothing that could be lost; now, if it came.
+        """
+        self._at_once = at_once
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        if at_once and self.received is not None:
+            raise SystemExit(128 + self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -37,6 +44,8 @@ class NotedSignals:
         for child in multiprocessing.active_children():
             assert child.pid is not None
             os.kill(child.pid, signal.SIGTERM)  # not SIGINT, which the terminal has sent them itself
+        if self._at_once:
+            raise SystemExit(128 + number)
 
 
 SIGNALS = NotedSignals()

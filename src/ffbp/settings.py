@@ -124,6 +124,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ConfigError(describe("", error)) from error
 
 
+def ended_by_the_clock(settings: Settings) -> bool:
+    """Whether time ends the training, which then cannot be repeated exactly."""
+    return settings["trainer"].get("max_time") is not None
+
+
 def describe(group: str, error: ValidationError) -> str:
     """The first thing that is wrong, in one line: the setting, its value, what was expected."""
     first = error.errors()[0]

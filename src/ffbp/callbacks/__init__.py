@@ -1,5 +1,6 @@
 """What can be added around a training, such as pictures."""
 
 from ffbp.callbacks.pictures import FirstLayerPictures
+from ffbp.callbacks.tensorboard import TensorBoard
 
-__all__ = ["FirstLayerPictures"]
+__all__ = ["FirstLayerPictures", "TensorBoard"]

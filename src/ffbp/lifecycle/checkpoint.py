@@ -84,14 +84,14 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def restore_previous(path: Path) -> None:
-    """Put the checkpoint before the one at `path` in its place, which is kept as <name>.damaged<suffix>.
+def replace_damaged(path: Path, other: Path) -> None:
+    """Put a good checkpoint in the place of a damaged one, which is kept as <name>.damaged<suffix>.
 
     Without it the next save would keep the damaged one as the previous.
     """
     if path.exists():
         path.replace(path.with_name(f"{path.stem}.damaged{path.suffix}"))
-    _keep(previous_of(path), path)
+    _keep(other, path)
 
 
 def _keep(path: Path, copy: Path) -> None:

@@ -12,8 +12,21 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
-from ffbp.files import write_text
+from ffbp.files import PROGRAM, write_text
 from ffbp.processes import FIRST_PROCESS
+from ffbp.settings import Settings
+
+
+OWN_FILES = (
+    "status.json",
+    ".hydra",
+    "checkpoints",
+    "metrics.csv",
+    "metrics.json",
+    "hparams.yaml",
+    "events.out.tfevents.*",
+)
+"""What a run writes into its directory, the default logger included: nothing else is ever replaced or removed there."""
 
 
 class Status(NamedTuple):
@@ -52,18 +65,30 @@ class RunDirectory:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{self._status}: cannot be read ({error}); repair or remove the run.") from error
 
-    def write_settings(self, config: Any, hydra: Any, overrides: Any) -> None:
-        """Keep the settings where Hydra would, config.yaml last."""
-        for name, node in (("hydra.yaml", hydra), ("overrides.yaml", overrides), ("config.yaml", config)):
-            write_text(self.config.with_name(name), OmegaConf.to_yaml(node))
+    def write_settings(self, settings: Settings, overrides: Sequence[str]) -> None:
+        """Keep a run's settings where Hydra would, config.yaml last."""
+        write_text(self._overrides, OmegaConf.to_yaml(list(overrides)))
+        write_text(self.config, OmegaConf.to_yaml(settings))
 
     def read_overrides(self) -> list[str]:
         """What the command line of the run set; empty where that is not kept."""
         return [str(word) for word in OmegaConf.load(self._overrides)] if self._overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """What metrics.json says, None where the run is not finished."""
-        return dict(json.loads(self.metrics.read_text())) if self.metrics.exists() else None
+        """What metrics.json says, None where the run is not finished; a CheckpointError if it is damaged."""
+        try:
+            return dict(json.loads(self.metrics.read_text())) if self.metrics.exists() else None
+        except (OSError, ValueError, TypeError) as error:
+            advice = f"{PROGRAM.format('train')} resume={self} writes it again"
+            raise CheckpointError(f"{self.metrics}: cannot be read ({error}); {advice}.") from error
+
+    def require_unused(self) -> None:
+        """Raise a ConfigError if anything lies in the directory, a run or files of somebody's own."""
+        found = sorted(self.path.iterdir()) if FIRST_PROCESS else []
+        if self.read_status() is not None and found:
+            raise ConfigError(f"{self}: already contains a run; resume it with resume={self}, or choose another.")
+        if found:
+            raise ConfigError(f"{self}: not empty, {found[0].name} lies there; choose a new directory for the run.")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -90,18 +115,17 @@ class RunDirectory:
 
     @contextmanager
     def emptied_if_rejected(self) -> Iterator[None]:
-        """Remove what the run added if it turns out to be impossible before its first checkpoint."""
-        before = self._first_traces()
+        """Remove what the run wrote if it turns out to be impossible before its first checkpoint."""
+        before = self._own_files()
         try:
             yield
         except ConfigError:
-            for path in self._first_traces() - before if not self.last.exists() else ():
+            for path in self._own_files() - before if not self.last.exists() else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             raise
 
-    def _first_traces(self) -> set[Path]:
-        names = (".hydra", "status.json", "hparams.yaml", "events.out.tfevents.*")  # of ours, and of the logger
-        return {path for name in names for path in self.path.glob(name)}
+    def _own_files(self) -> set[Path]:
+        return {path for name in OWN_FILES for path in self.path.glob(name)}
 
     def remove_if_empty(self) -> None:
         """Remove the folder that Hydra has made for a run that never began."""

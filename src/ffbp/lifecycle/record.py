@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from ffbp.algorithms import Algorithm
-from ffbp.errors import Interrupted
+from ffbp.errors import CheckpointError, Interrupted
 from ffbp.files import PROGRAM, write_text
+from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint, replace_damaged
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.processes import NotedSignals
 
@@ -82,13 +84,19 @@ class RunRecord(Checkpoint):
         self.clock = TrainingClock()
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] = {}  # the row of best.ckpt
+        self.stopped = False  # by early stopping
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.stopped
+        if self.best:  # resumed
+            self.best = trainer.strategy.broadcast(self._intact_best() if trainer.is_global_zero else self.best)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.listen()  # Lightning has just installed signal handlers of its own, which exit with 0
         self.clock.start()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.signals.listen()
+        self.signals.listen(at_once=True)  # a resumed run is tested again
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.clock.start()
@@ -98,7 +106,10 @@ class RunRecord(Checkpoint):
     ) -> None:
         stop = self._asked_to_stop(trainer)
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        if (stop or due) and not trainer.is_last_batch:  # after the last one, the epoch is saved once validated
+        # no checkpoint holds gradients that are still being added up; after the last batch the epoch is saved once
+        # validated
+        ends = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if (stop or due) and not ends and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.clock.pause()
             self._save(trainer, self.directory.last)
             self.clock.start()
@@ -138,23 +149,41 @@ class RunRecord(Checkpoint):
 
     def _stop(self, trainer: pl.Trainer) -> None:
         number = self.signals.received or Signals.SIGTERM
-        raise Interrupted(
-            f"stopped by {number.name} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}, and saved. "
-            f"Resume with: {PROGRAM.format('train')} resume={self.directory}",
-            number,
-        )
+        after = f"Resume with: {PROGRAM.format('train')} resume={self.directory}"
+        if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            after = "It cannot be resumed, since trainer.max_time ends it by the clock."
+        where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+        raise Interrupted(f"stopped by {number.name} in {where}, and saved. {after}", number)
+
+    def _intact_best(self) -> dict[str, float]:
+        """The row of best.ckpt; where that is damaged, of the checkpoint that takes its place."""
+        try:
+            read_checkpoint(self.directory.best)
+            return self.best
+        except CheckpointError as error:
+            last = read_checkpoint(self.directory.last)
+            if self.best == self.rows[-1] and self.best["step"] == last["global_step"]:
+                replace_damaged(self.directory.best, self.directory.last)
+                return self.best
+            if not previous_of(self.directory.best).exists():
+                raise
+            print(f"{error} Going on with that one as the best.", file=sys.stderr)
+            replace_damaged(self.directory.best, previous_of(self.directory.best))
+            return dict(read_checkpoint(self.directory.best)["callbacks"]["RunRecord"]["best"])
 
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
         cast(Algorithm, trainer.lightning_module).check_finite()  # a broken model must not replace a good checkpoint
+        self.stopped = trainer.should_stop
         if not self.rehearsal:
             trainer.save_checkpoint(path)
 
     def state_dict(self) -> dict[str, Any]:
         clock = {"seconds": self.clock.seconds, "epoch_seconds": self.clock.epoch_seconds}
-        return {"rows": self.rows, "best": self.best, "clock": clock}
+        return {"rows": self.rows, "best": self.best, "clock": clock, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.best = state_dict["rows"], state_dict["best"]
+        self.stopped = state_dict.get("stopped", False)  # up to format 4, it was not said
         self.clock = TrainingClock(**state_dict["clock"])
 
 

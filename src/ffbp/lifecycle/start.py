@@ -1,34 +1,34 @@
 """How runs begin: in a new directory, or where an earlier one stopped. Imports PyTorch only once it is needed."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.syntax import Syntax
 
 from ffbp.errors import CheckpointError, ConfigError, Interrupted, Refusal
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
-from ffbp.lifecycle.saved import keep, settings_of
-from ffbp.processes import FIRST_PROCESS
-from ffbp.settings import Settings, check_settings
+from ffbp.lifecycle.saved import keep, read_kept, settings_of
+from ffbp.processes import FIRST_PROCESS, SIGNALS
+from ffbp.settings import Settings, check_settings, ended_by_the_clock
 
 
 def start_run(config: DictConfig, path: Path) -> None:
-    """Train with the settings that Hydra composed; a ConfigError if the directory already contains a run."""
+    """Train with the settings that Hydra composed; a ConfigError if anything lies in the directory."""
     directory = RunDirectory(path)
     try:
         with directory.locked():
-            if FIRST_PROCESS and directory.read_status() is not None:
-                raise ConfigError(f"{path}: already contains a run; resume it with resume={path}, or choose another.")
+            directory.require_unused()
             begin_run(config, directory)
-    except Refusal:
+    except BaseException:
         if FIRST_PROCESS:
             directory.remove_if_empty()
         raise
@@ -37,33 +37,54 @@ def start_run(config: DictConfig, path: Path) -> None:
 def begin_run(config: DictConfig, directory: RunDirectory) -> None:
     """Train from the start; the directory stays as it was if the settings turn out to be impossible."""
     with directory.emptied_if_rejected():
-        _train(plain(config), directory, command_line(), config)
+        _train(plain(config), directory, command_line(), keep(config))
 
 
 def resume_run(words: Sequence[str]) -> None:
     """Continue in a run's directory, with the settings it was started with; a CheckpointError if others are asked for.
 
-    `words` are the command line: resume=<directory>, and trainer.max_epochs=<more>, debug= and trust= at most.
+    `words` are the command line: resume=<directory>, which is taken as it stands, and trainer.max_epochs=<more>,
+    paths.data_dir=, debug= and trust= at most.
     """
-    wanted = OmegaConf.from_dotlist(list(words))
-    directory = RunDirectory(Path(str(wanted.pop("resume"))))
-    debug, trust = wanted.pop("debug", False), wanted.pop("trust", [])
-    settings = settings_of(directory, trust)
-    settings["debug"] = debug
-    _accept_changes(settings, wanted)
-    with directory.locked():
-        continue_run(settings, directory, directory.read_overrides())
+    asked = dict(_key_and_value(word) for word in words)
+    directory = RunDirectory(Path(asked.pop("resume")))
+    wanted = OmegaConf.from_dotlist([f"{name}={value}" for name, value in asked.items()])
+    debug, trust = wanted.pop("debug", False), wanted.pop("trust", OmegaConf.create([]))
+    if not OmegaConf.is_list(trust):
+        raise ConfigError(f"trust={trust}: a list of names expected, such as 'trust=[mine]'.")
+    with directory.locked() if directory.config.exists() else nullcontext():
+        settings = settings_of(directory, [str(name) for name in trust])
+        settings["debug"] = debug
+        longer = _accept_changes(settings, wanted)
+        continue_run(settings, directory, directory.read_overrides(), longer=longer)
 
 
-def continue_run(settings: Settings, directory: RunDirectory, overrides: Sequence[str]) -> None:
-    """Train what is left of a run, or say that nothing is."""
-    metrics = directory.read_metrics()
-    if metrics is None or metrics["epochs"] < settings["trainer"]["max_epochs"]:
-        _train(settings, directory, overrides)
+def continue_run(
+    settings: Settings, directory: RunDirectory, overrides: Sequence[str], *, longer: bool = False
+) -> None:
+    """Train what is left of a run, or say that nothing is; `longer` if it has been given more epochs."""
+    status = directory.read_status()
+    finished = status is not None and status.state == "finished" and directory.metrics.exists()
+    if finished and not longer:
+        evaluate = PROGRAM.format("evaluate")
+        print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test with {evaluate}.")
         return
-    print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test with {PROGRAM.format('evaluate')}.")
-    if FIRST_PROCESS:
-        directory.write_status(Status("finished", overrides))
+    if ended_by_the_clock(settings):
+        raise CheckpointError(
+            f"{directory}: trainer.max_time ends it by the clock, so it cannot be resumed; start anew."
+        )
+    kept = None
+    if longer:
+        kept = read_kept(directory.config)
+        kept["trainer"]["max_epochs"] = settings["trainer"]["max_epochs"]
+    _train(settings, directory, overrides, kept, resume=True)
+
+
+def _key_and_value(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise ConfigError(f"{word}: not with resume=, which takes trainer.max_epochs=, trust=[...] and debug=true.")
+    return name, value
 
 
 def command_line() -> list[str]:
@@ -80,41 +101,47 @@ def write_end(directory: RunDirectory, overrides: Sequence[str], error: BaseExce
     """Write down what ended a run that had begun."""
     state = "interrupted" if isinstance(error, Interrupted | SystemExit | KeyboardInterrupt) else "failed"
     line = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-    with contextlib.suppress(Refusal):  # a full disk, which is what `error` says
+    with suppress(Refusal):  # a full disk, which is what `error` says
         earlier = directory.read_status()
         if earlier is not None and earlier.state == "running":
             directory.write_status(Status(state, overrides, line))
 
 
 def _train(
-    settings: Settings, directory: RunDirectory, overrides: Sequence[str], config: DictConfig | None = None
+    settings: Settings,
+    directory: RunDirectory,
+    overrides: Sequence[str],
+    kept: Settings | None,
+    *,
+    resume: bool = False,
 ) -> None:
     """Train, and keep status.json true whatever happens once the run has begun.
 
-    `config` is what to keep as the settings of a new run; None to resume.
+    `kept` is what to write down as the run's settings; None where they stay as they are.
     """
     check_settings(settings)
     if "ddp" in str(settings["trainer"]["strategy"]):  # which always looks for unused parameters, and warns without any
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    SIGNALS.listen(at_once=True)
     from ffbp.lifecycle.train import prepare  # here, so that a rejected setting need not wait for PyTorch
 
-    prepared = prepare(settings, directory.path, resume=config is None, bar=None if FIRST_PROCESS else False)
+    prepared = prepare(settings, directory.path, resume=resume, bar=None if FIRST_PROCESS else False)
+    SIGNALS.listen()
     if not FIRST_PROCESS:
         prepared.fit()
         return
-    if config is None:
-        directory.metrics.unlink(missing_ok=True)
-    else:
-        hydra = HydraConfig.get()
-        directory.write_settings(keep(config), OmegaConf.create({"hydra": hydra}), hydra.overrides.task)
+    if kept is not None:
+        directory.write_settings(kept, overrides)
     directory.write_status(Status("running", overrides))
     try:
         print(f"run directory: {directory}")
-        if config is not None:
+        if not resume:
             plumbing = ("paths", "callbacks", "logger", "resume")
             shown = OmegaConf.to_yaml({name: part for name, part in settings.items() if name not in plumbing})
             Console(width=None if sys.stdout.isatty() else 120).print(Syntax(shown, "yaml", background_color="default"))
             print(prepared.summary(), flush=True)
+        if ended_by_the_clock(settings):
+            print("ended by the clock (trainer.max_time): if it is broken off, it cannot be resumed", file=sys.stderr)
         metrics = prepared.fit()
     except BaseException as error:
         write_end(directory, overrides, error)
@@ -124,13 +151,25 @@ def _train(
     print(f"{accuracies}  ({metrics['time/train_seconds']:.1f} s of training)")
 
 
-def _accept_changes(settings: Settings, wanted: DictConfig) -> None:
-    """Put a larger number of epochs into the settings; reject any other difference."""
-    after = plain(OmegaConf.merge(OmegaConf.create(settings), wanted))
-    epochs, most = settings["trainer"]["max_epochs"], after["trainer"]["max_epochs"]
+def _accept_changes(settings: Settings, wanted: DictConfig) -> bool:
+    """Put a larger number of epochs, or where the data is, into the settings; reject any other difference.
+
+    Returns whether there are more epochs than before.
+    """
+    keeps = "a resumed run keeps its settings"
+    try:
+        after = plain(OmegaConf.merge(OmegaConf.create(settings), wanted))
+        epochs, most = settings["trainer"]["max_epochs"], after["trainer"]["max_epochs"]
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        words = " ".join(f"{name}={value}" for name, value in plain(wanted).items())
+        raise CheckpointError(f"{words}: {keeps}. Start a new run instead.") from error
     settings["trainer"]["max_epochs"] = most
+    if "paths" in wanted and "data_dir" in settings["data"]:
+        for there in (settings["paths"], settings["data"], after["data"]):
+            there["data_dir"] = after["paths"]["data_dir"]
     wrong = differences(settings, after)
     if not isinstance(most, int) or most < epochs:
         wrong.append(f"trainer.max_epochs is {epochs} there and can only grow")
     if wrong:
-        raise CheckpointError(f"a resumed run keeps its settings: {'; '.join(wrong)}. Start a new run instead.")
+        raise CheckpointError(f"{keeps}: {'; '.join(wrong)}. Start a new run instead.")
+    return bool(most > epochs)

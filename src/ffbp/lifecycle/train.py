@@ -24,10 +24,10 @@ from ffbp.build import build, build_algorithm
 from ffbp.data import MemoryData
 from ffbp.errors import ConfigError, NumericError, ResourceError
 from ffbp.files import CHECKOUT, PROGRAM, write_text
-from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, restore_previous
+from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, replace_damaged
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import checkpoint_to_resume
-from ffbp.lifecycle.record import LastEpochValidated, RunRecord
+from ffbp.lifecycle.record import LastEpochValidated, RunRecord, write_rows
 from ffbp.lifecycle.trainer import build_trainer
 from ffbp.processes import SIGNALS
 from ffbp.settings import Settings, check_settings
@@ -59,12 +59,15 @@ class Prepared(NamedTuple):
         parameters = sum(parameter.numel() for parameter in algorithm.parameters())
         with _lightnings_errors(settings, directory):
             if checkpoint == previous_of(directory.last) and trainer.is_global_zero:
-                restore_previous(directory.last)
+                replace_damaged(directory.last, previous_of(directory.last))
             trainer.fit(algorithm, data, ckpt_path=checkpoint, weights_only=True)
-            train_seconds = record.clock.seconds  # before the best checkpoint brings back the clock of its epoch
+            # before the best checkpoint brings back the record of its epoch
+            rows, train_seconds = record.rows, record.clock.seconds
+            if trainer.is_global_zero and not record.rehearsal:
+                write_rows(directory.rows, rows)  # again, if the run was killed between its last checkpoint and this
             best = None if record.rehearsal else trainer.strategy.broadcast(directory.best)
             [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
-        results = {**tested, "val/acc": None, "val/loss": None}
+        results = {"epochs": len(rows), **tested, "val/acc": None, "val/loss": None}
         results |= {name: value for name, value in record.best.items() if name.startswith("val/")}
         results |= {"time/train_seconds": train_seconds, "time/total_seconds": time.perf_counter() - started}
         metrics = _all_metrics(settings, trainer, parameters, results)
@@ -111,6 +114,7 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
             default_root_dir=path,
         )
         algorithm.check_trainer(trainer)
+        trainer.strategy.precision_plugin.convert_module(algorithm)  # before a checkpoint is loaded, which is converted
     checkpoint = checkpoint_to_resume(directory, algorithm.settings) if resume else None
     return Prepared(settings, directory, data, algorithm, trainer, record, checkpoint, started)
 
@@ -155,7 +159,6 @@ def _all_metrics(settings: Settings, trainer: pl.Trainer, parameters: int, resul
         "model": settings["model"]["name"],
         "data": settings["data"].get("name") or settings["data"]["source"],
         "seed": settings["seed"],
-        "epochs": trainer.current_epoch,
         "parameters": parameters,
         **results,
         "memory/peak_mib": memory,

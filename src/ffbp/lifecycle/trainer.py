@@ -23,6 +23,15 @@ logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
 
 
+ALWAYS = {
+    "val_check_interval": (1.0, "an epoch is validated at its end; trainer.check_val_every_n_epoch says which ones"),
+    "reload_dataloaders_every_n_epochs": (0, "the images stay in memory"),
+    "overfit_batches": (0.0, "trainer.limit_train_batches trains on the first batches of each epoch"),
+    "model_registry": (None, "nothing is uploaded"),
+}
+"""Arguments of Lightning's Trainer that must keep their default value here, and why."""
+
+
 class NoProfiler(PassThroughProfiler):
     """A profiler that costs nothing: Lightning's own builds a context manager thirty times a step."""
 
@@ -40,14 +49,20 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
         ConfigError: if settings are incompatible.
         ResourceError: if the machine lacks the device.
     """
+    for name, (default, reason) in ALWAYS.items():
+        if settings.get(name, default) not in (default, None):
+            raise ConfigError(f"trainer.{name}={settings[name]}: {default} expected; {reason}.")
     _check_device(TrainerSettings.model_validate(settings))
     if settings["strategy"] == "ddp":  # a rule may train only some parameters, or each of them only for a while
         settings = settings | {"strategy": "ddp_find_unused_parameters_true"}
     try:
         profiler = settings["profiler"] or NoProfiler()
-        return pl.Trainer(**settings | {"profiler": profiler}, **parts)
+        trainer = pl.Trainer(**settings | {"profiler": profiler}, **parts)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    # with max_steps, Lightning takes an epoch that was saved at its end for one broken off, and inserts an empty one
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    return trainer
 
 
 def evaluation_trainer() -> pl.Trainer:
