@@ -16,7 +16,6 @@ from ffbp.files import PROGRAM, write_text
 from ffbp.processes import FIRST_PROCESS
 from ffbp.settings import Settings
 
-
 OWN_FILES = (
     "status.json",
     ".hydra",
