@@ -126,7 +126,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 def ended_by_the_clock(settings: Settings) -> bool:
     """Whether time ends the training, which then cannot be repeated exactly."""
-    return settings["trainer"].get("max_time") is not None
+    timers = [part for part in (settings.get("callbacks") or {}).values() if part["_target_"].endswith(".Timer")]
+    return settings["trainer"].get("max_time") is not None or bool(timers)
 
 
 def describe(group: str, error: ValidationError) -> str:
