@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.files import write_text
+from ffbp.lifecycle.plain_text import read_json, read_yaml
 from ffbp.processes import FIRST_PROCESS
 
 
@@ -47,9 +48,9 @@ class RunDirectory:
         if not self._status.exists():
             return None
         try:
-            content = json.loads(self._status.read_text())
+            content = read_json(self._status)
             return Status(content["state"], content.get("overrides", self.read_overrides()), content["error"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except KeyError as error:
             raise CheckpointError(f"{self._status}: cannot be read ({error}); repair or remove the run.") from error
 
     def write_settings(self, config: Any, hydra: Any, overrides: Any) -> None:
@@ -59,11 +60,11 @@ class RunDirectory:
 
     def read_overrides(self) -> list[str]:
         """What the command line of the run set; empty where that is not kept."""
-        return [str(word) for word in OmegaConf.load(self._overrides)] if self._overrides.exists() else []
+        return [str(word) for word in read_yaml(self._overrides) or []] if self._overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
         """What metrics.json says, None where the run is not finished."""
-        return dict(json.loads(self.metrics.read_text())) if self.metrics.exists() else None
+        return read_json(self.metrics) if self.metrics.exists() else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
