@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
-from ffbp.files import PROGRAM, write_text
+from ffbp.files import write_text
+from ffbp.lifecycle.plain_text import read_json, read_yaml
 from ffbp.processes import FIRST_PROCESS
 from ffbp.settings import Settings
 
@@ -59,9 +60,9 @@ class RunDirectory:
         if not self._status.exists():
             return None
         try:
-            content = json.loads(self._status.read_text())
+            content = read_json(self._status)
             return Status(content["state"], content.get("overrides", self.read_overrides()), content["error"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except KeyError as error:
             raise CheckpointError(f"{self._status}: cannot be read ({error}); repair or remove the run.") from error
 
     def write_settings(self, settings: Settings, overrides: Sequence[str]) -> None:
@@ -71,15 +72,11 @@ class RunDirectory:
 
     def read_overrides(self) -> list[str]:
         """What the command line of the run set; empty where that is not kept."""
-        return [str(word) for word in OmegaConf.load(self._overrides)] if self._overrides.exists() else []
+        return [str(word) for word in read_yaml(self._overrides) or []] if self._overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """What metrics.json says, None where the run is not finished; a CheckpointError if it is damaged."""
-        try:
-            return dict(json.loads(self.metrics.read_text())) if self.metrics.exists() else None
-        except (OSError, ValueError, TypeError) as error:
-            advice = f"{PROGRAM.format('train')} resume={self} writes it again"
-            raise CheckpointError(f"{self.metrics}: cannot be read ({error}); {advice}.") from error
+        """What metrics.json says, None where the run is not finished."""
+        return read_json(self.metrics) if self.metrics.exists() else None
 
     def require_unused(self) -> None:
         """Raise a ConfigError if anything lies in the directory, a run or files of somebody's own."""

@@ -110,12 +110,12 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
             settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
             callbacks=[*callbacks, LastEpochValidated(), record],
             logger=[build(f"logger.{name}", part) for name, part in (settings.get("logger") or {}).items()],
-            plugins=[SafeCheckpointIO()],
+            plugins=[SafeCheckpointIO(path)],
             default_root_dir=path,
         )
         algorithm.check_trainer(trainer)
         trainer.strategy.precision_plugin.convert_module(algorithm)  # before a checkpoint is loaded, which is converted
-    checkpoint = checkpoint_to_resume(directory, algorithm.settings) if resume else None
+    checkpoint = checkpoint_to_resume(directory, algorithm, callbacks) if resume else None
     return Prepared(settings, directory, data, algorithm, trainer, record, checkpoint, started)
 
 
