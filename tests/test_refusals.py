@@ -319,16 +319,11 @@ def test_a_saved_run_that_names_a_foreign_target(saved, warm):
     assert not (warm.folder / "was_run").exists()
 
 
-def test_a_saved_run_that_would_read_the_environment(saved, warm):
-    other_settings(saved, "activation: relu", "activation: ${oc.env:SECRET}")
-    assert_refused(warm, "resume=run", 4, r"\$\{oc.env:SECRET\}: refused.*trust=\[oc.env\]", SECRET="hush")
-
-
 def test_a_run_directory_without_usable_settings(saved, warm):
     other_settings(saved, "max_epochs: 4", "max_epochs: many")
     assert_refused(warm, "resume=run", 4, "its settings cannot be used: trainer.max_epochs=many")
     (saved / ".hydra" / "config.yaml").write_text("seed: [")
-    assert_refused(warm, "resume=run", 4, "contains no run to resume")
+    assert_refused(warm, "resume=run", 4, "run/.hydra/config.yaml: cannot be read as settings")
 
 
 def test_lost_checkpoints_are_not_taken_for_a_run_that_had_none(saved, warm):

@@ -9,16 +9,13 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.syntax import Syntax
-from yaml import YAMLError
 
 from ffbp.errors import CheckpointError, ConfigError, Interrupted, Refusal
 from ffbp.files import PROGRAM
-from ffbp.lifecycle.directory import RunDirectory, Status, differences, nearby_runs
-from ffbp.lifecycle.trust import require_no_lookups, require_trust
-from ffbp.lifecycle.upgrades import upgrade_settings
+from ffbp.lifecycle.directory import RunDirectory, Status, differences
+from ffbp.lifecycle.saved import keep, settings_of
 from ffbp.processes import FIRST_PROCESS
 from ffbp.settings import Settings, check_settings
 
@@ -51,10 +48,9 @@ def resume_run(words: Sequence[str]) -> None:
     wanted = OmegaConf.from_dotlist(list(words))
     directory = RunDirectory(Path(str(wanted.pop("resume"))))
     debug, trust = wanted.pop("debug", False), wanted.pop("trust", [])
-    settings = saved_settings(directory, trust)
+    settings = settings_of(directory, trust)
     settings["debug"] = debug
     _accept_changes(settings, wanted)
-    require_trust(settings, trust)
     with directory.locked():
         continue_run(settings, directory, directory.read_overrides())
 
@@ -68,25 +64,6 @@ def continue_run(settings: Settings, directory: RunDirectory, overrides: Sequenc
     print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test with {PROGRAM.format('evaluate')}.")
     if FIRST_PROCESS:
         directory.write_status(Status("finished", overrides))
-
-
-def saved_settings(directory: RunDirectory, trust: Sequence[str] | None = None) -> Settings:
-    """The settings of a run, from its .hydra; a CheckpointError if there are none that can be used.
-
-    `trust` is what the user vouches for; None for a run that the same command has started.
-    """
-    try:
-        config = OmegaConf.load(directory.config)
-        if trust is not None:
-            require_no_lookups(OmegaConf.to_container(config), trust)
-        OmegaConf.update(config, "paths.output_dir", str(directory))
-        settings = upgrade_settings(plain(config))
-        check_settings(settings)
-        return settings
-    except ConfigError as error:
-        raise CheckpointError(f"{directory}: its settings cannot be used: {error}") from error
-    except (OSError, YAMLError, OmegaConfBaseException, TypeError) as error:
-        raise CheckpointError(f"{directory}: contains no run to resume.{nearby_runs(directory.path)}") from error
 
 
 def command_line() -> list[str]:
@@ -129,7 +106,7 @@ def _train(
         directory.metrics.unlink(missing_ok=True)
     else:
         hydra = HydraConfig.get()
-        directory.write_settings(config, OmegaConf.create({"hydra": hydra}), hydra.overrides.task)
+        directory.write_settings(keep(config), OmegaConf.create({"hydra": hydra}), hydra.overrides.task)
     directory.write_status(Status("running", overrides))
     try:
         print(f"run directory: {directory}")

@@ -14,7 +14,8 @@ from rich.table import Table
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.files import write_text
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
-from ffbp.lifecycle.start import begin_run, command_line, continue_run, plain, saved_settings, write_end
+from ffbp.lifecycle.saved import settings_of
+from ffbp.lifecycle.start import begin_run, command_line, continue_run, plain, write_end
 from ffbp.processes import SIGNALS
 
 
@@ -34,7 +35,7 @@ def run_job(config: DictConfig, path: Path) -> None:
         directory.write_status(Status("running", overrides))
         try:
             if any(path.glob("checkpoints/last*.ckpt")):
-                continue_run(saved_settings(directory), directory, overrides)
+                continue_run(settings_of(directory, trust=None), directory, overrides)
                 return
             if "ddp" in str(config.trainer.strategy):
                 raise ConfigError("trainer.strategy=ddp: not in a sweep, which each process would start again.")
@@ -54,7 +55,7 @@ def _other_settings(config: DictConfig, directory: RunDirectory, before: Sequenc
     if not directory.config.exists():  # it never began
         return ""
     elsewhere = {"paths": None, "debug": None}  # may differ
-    return "; ".join(differences(saved_settings(directory) | elsewhere, plain(config) | elsewhere)[:3])
+    return "; ".join(differences(settings_of(directory, trust=None) | elsewhere, plain(config) | elsewhere)[:3])
 
 
 class SweepTable(Callback):
