@@ -30,12 +30,6 @@ def test_two_processes_equal_one(algo, warm):
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_sweep_over_processes_is_refused(command):
-    refused = command("-m", "seed=0,1", "data=digits", "trainer=ddp", "trainer.accelerator=cpu")
-    assert refused.returncode == 2
-    assert "one by one" in refused.stderr
-
-
 SHARED = ["data=digits", "model=mlp", "model.widths=[32,16]", "logger=none", "algo.optimizer.name=momentum"]
 SHARED += ["algo.optimizer.lr=0.05"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]

@@ -63,9 +63,7 @@ def continue_run(
     settings: Settings, directory: RunDirectory, overrides: Sequence[str], *, longer: bool = False
 ) -> None:
     """Train what is left of a run, or say that nothing is; `longer` if it has been given more epochs."""
-    status = directory.read_status()
-    finished = status is not None and status.state == "finished" and directory.metrics.exists()
-    if finished and not longer:
+    if not longer and _is_finished(directory):
         evaluate = PROGRAM.format("evaluate")
         print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test with {evaluate}.")
         return
@@ -78,6 +76,13 @@ def continue_run(
         kept = read_kept(directory.config)
         kept["trainer"]["max_epochs"] = settings["trainer"]["max_epochs"]
     _train(settings, directory, overrides, kept, resume=True)
+
+
+def _is_finished(directory: RunDirectory) -> bool:
+    status = directory.read_status()
+    with suppress(CheckpointError):  # damaged metrics are made again
+        return status is not None and status.state == "finished" and directory.read_metrics() is not None
+    return False
 
 
 def _key_and_value(word: str) -> tuple[str, str]:
