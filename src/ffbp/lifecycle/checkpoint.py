@@ -161,8 +161,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         file = Path(path).resolve()
-        if file in self.written or file.is_relative_to(self.places["<run, links resolved>"]):
-            file.unlink(missing_ok=True)
+        ours = file in self.written or file.is_relative_to(self.places["<run, links resolved>"])
+        if ours and file.is_file():
+            file.unlink()
 
 
 def _moved(node: Any, old: str, new: str) -> Any:

@@ -20,7 +20,7 @@ from ffbp.algorithms import Algorithm
 from ffbp.build import build
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.lifecycle.trainer import evaluation_trainer
-from ffbp.settings import Count, DataPart, NamedPart, NonNegative, Seed, describe
+from ffbp.settings import Count, DataPart, NamedPart, NonNegative, Seed
 
 MOST_PIXELS = 2**28  # of an image, times the classes: 1,000 classes of 500 x 500 pixels
 MOST_PROGRESS = 2**53
@@ -60,7 +60,7 @@ class States(BaseModel, extra="ignore", strict=True):
 
     epoch: Progress
     global_step: Progress
-    lightning: Annotated[str, Field(alias="pytorch-lightning_version", pattern=r"^2\.\d{1,3}\.[\w.+-]{1,40}$")]
+    lightning: Annotated[str, Field(alias="pytorch-lightning_version", pattern=r"^2\.\d+\.\d+[\w.+-]*$")]
     loops: dict[str, dict[str, Any]]
     callbacks: dict[str, dict[str, Any]]
     optimizer_states: list[dict[str, Any]]
@@ -74,7 +74,7 @@ def require_fitting_model(path: Path, content: Mapping[str, Any]) -> None:
     try:
         OwnSettings.model_validate(own)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: its settings cannot be used: {describe('', error)}") from error
+        raise CheckpointError(f"{path}: its settings cannot be used: {_reason(error)}") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise CheckpointError(f"{path}: contains no weights.")
     if own["classes"] * math.prod(own["image_shape"]) > MOST_PIXELS:
@@ -91,7 +91,9 @@ def require_fitting_model(path: Path, content: Mapping[str, Any]) -> None:
         if not all(own[group]["_target_"].startswith("ffbp.") for group in ("algo", "model")):
             return  # code that the user vouches for, and that needs numbers to be built
         raise CheckpointError(f"{path}: its model cannot be built ({' '.join(str(error).split())}).") from error
-    _require_same_tensors(f"{path}: its weights do not fit its settings", weights, expected)
+    # a run in another precision has its weights in it, and a model that is loaded takes them as they are
+    there, here = ({name: _as_float(tensor) for name, tensor in part.items()} for part in (weights, expected))
+    _require_same_tensors(f"{path}: its weights do not fit its settings", there, here)
 
 
 def precision_of(weights: Mapping[str, Tensor]) -> torch.dtype:
@@ -116,7 +118,7 @@ def require_fitting_states(
         states = States.model_validate(content)
         Record.model_validate(states.callbacks.get("RunRecord"))
     except ValidationError as error:
-        raise CheckpointError(f"{path}: a run cannot go on from it: {describe('', error)}") from error
+        raise CheckpointError(f"{path}: a run cannot go on from it: {_reason(error)}") from error
     optimizers = _optimizers(algorithm)
     found = [
         state for state in states.optimizer_states if state or optimizers
@@ -129,6 +131,13 @@ def require_fitting_states(
     loops = {name: getattr(trainer, name).state_dict() for name in ("fit_loop", "validate_loop", "test_loop")}
     for name, expected in loops.items():
         _require_alike(f"{path}: loops.{name}", states.loops.get(name), expected)
+    if content["ffbp"]["data"]["_target_"].startswith("ffbp."):
+        place = f"{path}: loops.fit_loop.state_dict"
+        loaders = states.loops["fit_loop"]["state_dict"].get("combined_loader", [])
+        if not isinstance(loaders, list) or len(loaders) > 1:
+            raise CheckpointError(f"{place}: one loader expected.")
+        for loader in loaders:
+            _require_alike(place, loader, {"epoch": 0, "batches": 0})
     for callback in callbacks:
         if callback.state_key in states.callbacks:
             place = f"{path}: callbacks.{callback.state_key}"
@@ -144,6 +153,11 @@ def _require_same_tensors(problem: str, there: Mapping[str, Any], here: Mapping[
         found, expected = (_kind(tensors.get(name)) for tensors in (there, here))
         if found != expected:
             raise CheckpointError(f"{problem}: {name} is {found} there, {expected} here.")
+
+
+def _as_float(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape without memory, in single precision if it has fractions."""
+    return tensor.to(device="meta", dtype=torch.float if tensor.is_floating_point() else tensor.dtype)
 
 
 def _kind(value: Any) -> str:
@@ -200,6 +214,8 @@ def _require_alike(place: str, there: Any, here: Any) -> None:
     elif isinstance(here, dict):  # which is filled only while a run goes on
         if not isinstance(there, dict):
             raise CheckpointError(f"{place}: a dict expected.")
+    elif isinstance(there, Tensor) and there.numel() > (here.numel() if isinstance(here, Tensor) else 1):
+        raise CheckpointError(f"{place}: one number expected.")
     elif here is not None and there is not None and type(there) is not type(here):
         raise CheckpointError(f"{place}: {type(here).__name__} expected, {type(there).__name__} found.")
     elif type(there) is int and not 0 <= there <= MOST_PROGRESS:
@@ -214,6 +230,12 @@ def _is_mean(part: Any) -> bool:
     return (
         right and all(isinstance(name, str) for name in names) and type(images) is int and 0 <= images <= MOST_PROGRESS
     )
+
+
+def _reason(error: ValidationError) -> str:
+    """The first thing that is wrong, without its value, which may be long."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'a part'}: {first['msg']}."
 
 
 def _size(node: Any) -> int:

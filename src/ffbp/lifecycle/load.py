@@ -104,7 +104,7 @@ def _require_same_settings(path: Path, content: dict[str, Any], settings: Settin
     if "data" in here and isinstance(there["data"], dict):
         there["data"], here["data"] = ({**part["data"], "download": None} for part in (there, here))
     if wrong := differences(there, here):
-        raise CheckpointError(f"{path}: has other settings than its run: {'; '.join(wrong)}.")
+        raise CheckpointError(f"{path}: has other settings than its run: {'; '.join(line[:200] for line in wrong)}.")
 
 
 def usable_checkpoint(path: Path) -> Path:

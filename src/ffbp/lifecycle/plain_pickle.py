@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-MOST_INSTRUCTIONS = 4_000_000  # a run of 70,000 epochs with 25 measures has that many
+MOST_INSTRUCTIONS = 2_000_000  # a run of 35,000 epochs with 25 measures has that many
 
 DTYPES = {
     "FloatStorage": torch.float32,

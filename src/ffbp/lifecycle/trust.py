@@ -43,7 +43,7 @@ def require_trust(settings: Mapping[str, Any], trusted: Iterable[str], directory
         trusted: packages, or whole names, that the user vouches for.
         directory: of the run; None if no callback or logger is built.
     """
-    trusted = tuple(trusted)
+    trusted = (trusted,) if isinstance(trusted, str) else tuple(trusted)
     for place, part in _with_targets(settings):
         target = part["_target_"]
         if not isinstance(target, str):
