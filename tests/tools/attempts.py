@@ -19,6 +19,7 @@ CODES = (0, 2, 3, 4, 5, 6)  # the documented ones, signals aside
 SECONDS, MEBIBYTES = 10, 2048
 SECRET = "b7e151628aed2a6a"  # neither this nor what a file says that contains it may turn up anywhere
 ATTACKER = "attacker.invalid"
+OUR_FAULT = 99  # an exit code that no command has
 
 
 class Outcome(NamedTuple):
@@ -45,11 +46,14 @@ def in_child(results: Iterable[tuple[Outcome, list[str]]]) -> Iterator[tuple[Out
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        with os.fdopen(writing, "w") as pipe:
-            for result in results:
-                print(json.dumps(result), file=pipe, flush=True)
-            print("the end", file=pipe, flush=True)
-        os._exit(0)
+        try:
+            with os.fdopen(writing, "w") as pipe:
+                for result in results:
+                    print(json.dumps(result), file=pipe, flush=True)
+                print("the end", file=pipe, flush=True)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(OUR_FAULT)
     os.close(writing)
     line = ""
     with os.fdopen(reading) as pipe:
@@ -59,7 +63,7 @@ def in_child(results: Iterable[tuple[Outcome, list[str]]]) -> Iterator[tuple[Out
                 yield Outcome(*outcome), wrong
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if line != "the end\n":
-        raise Died(code)
+        raise Died(code) if code != OUR_FAULT else RuntimeError("a fault of the fuzzing itself, see err.txt")
 
 
 class Sandbox:
@@ -67,11 +71,16 @@ class Sandbox:
 
     def __init__(self, root: Path) -> None:
         self.root, self.cwd = root, root / "cwd"
+        self.files = [root / "out.txt", root / "err.txt"]
+        self.write_others()
+
+    def write_others(self) -> None:
+        """Make the files that are nobody's business, or make them anew."""
         for name in ("outside/secret.txt", "outside/metrics.csv", "cwd/mine/checkpoints/best.ckpt", "cwd/notes.txt"):
-            path = root / name
+            path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{SECRET}\n")
-        self.files = [root / "out.txt", root / "err.txt"]
+            os.utime(path, (0, 0))
 
     def attempt(self, command: str, words: Sequence[str]) -> Outcome:
         """Run a command with some words, in this process, which `enter` has prepared."""
@@ -139,7 +148,7 @@ def complaints(outcome: Outcome) -> list[str]:
         found.append(f"over {MEBIBYTES} MiB")
     if "Traceback" in outcome.output + outcome.errors:
         frames = re.findall(r'File "[^"]*/(ffbp/[^"]+)", line \d+, in (\S+)', outcome.errors)
-        last = re.findall(r"^(\w[\w.]*(?:Error|Exception|Interrupt|Failure)\w*)", outcome.errors, re.M)[-1:]
+        last = re.findall(r"^([A-Za-z][\w.]*)(?::|$)", outcome.errors, re.M)[-1:]
         found.append(f"traceback: {''.join(last)} in {' '.join(frames[-1]) if frames else '?'}")
     lines = sum(line.startswith("error: ") for line in outcome.errors.splitlines())
     if outcome.code in CODES and lines != (outcome.code != 0):

@@ -41,10 +41,7 @@ BATCH = 50  # attempts in one process
 
 
 class Fuzz:
-    """A sandbox with small trained runs, and for each kind of input a method that spoils it.
-
-    Each returns the command, its words, and the places in the sandbox that are the command's own.
-    """
+    """A sandbox with small trained runs, and for each kind of input a method that spoils it and says what to run."""
 
     def __init__(self, root: Path) -> None:
         self.sandbox = Sandbox(root)
@@ -113,9 +110,11 @@ class Fuzz:
         found = [f"{name} is written" for name in touched[:1]] + [f"secret in {name}" for name in self.sandbox.tells()]
         for path in (self.sandbox.root / name for name in self.sandbox.listing(()).keys() - self.pristine.keys()):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if touched:
+            self.sandbox.write_others()
         return found
 
-    # -- kinds of input
+    # -- kinds of input: the command, its words, and the places in the sandbox that are its own
 
     def checkpoints(self, dice: Random) -> tuple[str, list[str], list[str]]:
         resume = dice.random() < 0.25
@@ -212,7 +211,6 @@ def main() -> None:
     chosen = parser.parse_args()
     counts = {kind: getattr(chosen, kind, chosen.others) for kind in KINDS}
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     gc.freeze()  # a collection would copy every page in each fork
     began = time.monotonic()
     codes = {kind: Counter[str]() for kind in KINDS}
@@ -233,7 +231,8 @@ def main() -> None:
     for what, numbers in found.items():
         print(f"{what}: {len(numbers)} times, as in --only {numbers[0]}", file=sys.stderr)
     result = {
-        "command": f"python tests/tools/fuzz.py {' '.join(sys.argv[1:])}",
+        "command": f"python tests/tools/fuzz.py --checkpoints {chosen.checkpoints} --settings {chosen.settings} "
+        f"--others {chosen.others} --seed {chosen.seed}",
         "attempts": {kind: sum(ended.values()) for kind, ended in codes.items()},
         "exit codes": codes,
         "findings": {what: {"times": len(numbers), "first": numbers[:5]} for what, numbers in found.items()},

@@ -6,7 +6,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from functools import cache
+from functools import cache, reduce
 from random import Random
 from typing import Any
 
@@ -60,7 +60,7 @@ def _spoil_archive(archive: bytes, dice: Random) -> bytes:
         del entries[number]
     elif kind == 5:
         entries[number] = (
-            dice.choice(("../../outside/new", f"{top}/data.pkl", f"{top}/data/0", "", "/etc/x", "x" * 60_000)),
+            dice.choice(("../../outside/new", f"{top}/data.pkl", f"{top}/data/0", "/", "/etc/x", "x" * 60_000)),
             body,
         )
     elif kind == 6:
@@ -91,11 +91,9 @@ def _overlapping(archive: bytes, dice: Random) -> bytes:
 def _zeros(mebibytes: int = 3072) -> tuple[bytes, int]:
     """Zeros, deflated, and their CRC."""
     packer, part = zlib.compressobj(9, zlib.DEFLATED, -15), bytes(2**20)
-    packed, check = bytearray(), 0
-    for _ in range(mebibytes):
-        packed += packer.compress(part)
-        check = zlib.crc32(part, check)
-    return bytes(packed + packer.flush()), check
+    packed = packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH)  # which stands for itself
+    check = reduce(lambda check, _: zlib.crc32(part, check), range(mebibytes), 0)
+    return packed * mebibytes + packer.flush(), check
 
 
 def _bomb(name: str, entries: list[tuple[str, bytes]]) -> bytes:
