@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import lightning
 import torch
-from same_run import assert_same_run, start
+from same_run import assert_same_run, count_tensors, start
 
 from ffbp.lifecycle.checkpoint import read_checkpoint
 
@@ -99,13 +99,6 @@ def traces(run: Path) -> dict:
     last = run / "checkpoints" / "last.ckpt"
     step = read_checkpoint(last)["global_step"] if last.exists() else None
     return {"saved step": step, "during a save": any(run.glob("checkpoints/.*.new"))}
-
-
-def count_tensors(node: object) -> int:
-    if isinstance(node, torch.Tensor):
-        return 1
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
-    return sum(map(count_tensors, children))
 
 
 def main() -> None:
