@@ -22,7 +22,7 @@ def test_metrics(model: Algorithm, data_dir: str) -> dict[str, float]:
     if "data_dir" in settings:
         settings = settings | {"data_dir": data_dir}
     data = build("data", settings, seed=model.settings["seed"])
-    [metrics] = evaluation_trainer().test(model, data, verbose=False)
+    [metrics] = evaluation_trainer(next(model.parameters()).dtype).test(model, data, verbose=False)
     return dict(metrics)
 
 

@@ -65,9 +65,11 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
     return trainer
 
 
-def evaluation_trainer() -> pl.Trainer:
-    """Build a Trainer that tests, and writes and says nothing."""
-    return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+def evaluation_trainer(weights: torch.dtype = torch.float32) -> pl.Trainer:
+    """Build a Trainer that tests a model with weights of a type, and writes and says nothing."""
+    precision = {torch.float64: "64-true", torch.bfloat16: "bf16-true", torch.float16: "16-true"}.get(weights, "32-true")
+    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pl.Trainer(accelerator="cpu", precision=precision, **silent)  # type: ignore[arg-type]
 
 
 def _check_device(settings: TrainerSettings) -> None:
