@@ -28,7 +28,7 @@ from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, rep
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import checkpoint_to_resume
 from ffbp.lifecycle.record import LastEpochValidated, RunRecord, write_rows
-from ffbp.lifecycle.trainer import build_trainer
+from ffbp.lifecycle.trainer import build_trainer, check_limits
 from ffbp.processes import SIGNALS
 from ffbp.settings import Settings, check_settings
 
@@ -113,6 +113,7 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
             plugins=[SafeCheckpointIO(path)],
             default_root_dir=path,
         )
+        check_limits(trainer, data)
         algorithm.check_trainer(trainer)
         trainer.strategy.precision_plugin.convert_module(algorithm)  # before a checkpoint is loaded, which is converted
     checkpoint = checkpoint_to_resume(directory, algorithm, callbacks) if resume else None

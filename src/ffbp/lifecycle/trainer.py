@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from ffbp.data import MemoryData
 from ffbp.errors import ConfigError, ResourceError
 from ffbp.settings import Settings, TrainerSettings
 
@@ -63,6 +64,16 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
     # with max_steps, Lightning takes an epoch that was saved at its end for one broken off, and inserts an empty one
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
+
+
+def check_limits(trainer: pl.Trainer, data: MemoryData) -> None:
+    """Raise a ConfigError if a fraction of the batches is less than one, which Lightning may notice epochs later."""
+    sizes = {"train": (data.train, data.batch_size), "val": (data.val, data.eval_batch_size)}
+    for name, (part, size) in (sizes | {"test": (data.test, data.eval_batch_size)}).items():
+        limit = getattr(trainer, f"limit_{name}_batches")
+        batches = -(-len(part.labels) // size) if part is not None else 0
+        if isinstance(limit, float) and limit > 0 and batches and int(limit * batches) == 0:
+            raise ConfigError(f"trainer.limit_{name}_batches={limit}: less than one of {batches}; give a whole number.")
 
 
 def evaluation_trainer(weights: torch.dtype = torch.float32) -> pl.Trainer:
