@@ -78,9 +78,9 @@ def check_limits(trainer: pl.Trainer, data: MemoryData) -> None:
 
 def evaluation_trainer(weights: torch.dtype = torch.float32) -> pl.Trainer:
     """Build a Trainer that tests a model with weights of a type, and writes and says nothing."""
-    precision = {torch.float64: "64-true", torch.bfloat16: "bf16-true", torch.float16: "16-true"}.get(weights, "32-true")
+    names = {torch.float64: "64-true", torch.bfloat16: "bf16-true", torch.float16: "16-true"}
     silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return pl.Trainer(accelerator="cpu", precision=precision, **silent)  # type: ignore[arg-type]
+    return pl.Trainer(accelerator="cpu", precision=names.get(weights, "32-true"), **silent)  # type: ignore[arg-type]
 
 
 def _check_device(settings: TrainerSettings) -> None:
