@@ -1,19 +1,17 @@
-"""From the command line's words to settings: by Hydra for a training, by a dataclass for the other commands."""
+"""From the command line's words to the settings of a training, or of a sweep, by Hydra."""
 
 import logging
 import os
 import re
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ffbp.cli.refusals import did_you_mean, exit_code_of
+from ffbp.cli.refusals import exit_code_of
 from ffbp.errors import ConfigError
 from ffbp.files import CONF
 from ffbp.lifecycle.directory import RunDirectory
@@ -73,20 +71,3 @@ def _reject_sweeps_of_several_processes() -> None:
     wrong = [word for word in sys.argv[1:] if re.match(r"trainer(\.strategy)?=.*ddp", word)]
     if wrong and {"-m", "--multirun"} & set(sys.argv):
         raise ConfigError(f"-m with {wrong[0]}: each process would start the sweep again; run the jobs one by one.")
-
-
-Options = TypeVar("Options")
-
-
-def read_options(kind: type[Options]) -> Options:
-    """Fill a dataclass from the command line's key=value words; a ConfigError if one is unknown, wrong or missing."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for word in sys.argv[1:]:
-        key, equals, _ = word.partition("=")
-        if not equals or key not in names:
-            raise ConfigError(f"{word}: {', '.join(f'{name}=' for name in names)} expected.{did_you_mean(key, names)}")
-    options = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(sys.argv[1:]))
-    missing = OmegaConf.missing_keys(options)
-    if missing:
-        raise ConfigError(f"{', '.join(f'{name}=' for name in sorted(missing))} is needed.")
-    return cast(Options, OmegaConf.to_object(options))

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.files import write_text
+from ffbp.metrics import read_metrics
 from ffbp.processes import FIRST_PROCESS
 
 
@@ -62,8 +63,8 @@ class RunDirectory:
         return [str(word) for word in OmegaConf.load(self._overrides)] if self._overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """What metrics.json says, None where the run is not finished."""
-        return dict(json.loads(self.metrics.read_text())) if self.metrics.exists() else None
+        """What metrics.json says, None where the run is not finished; a CheckpointError if it is damaged."""
+        return read_metrics(self.metrics)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

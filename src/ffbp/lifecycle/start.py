@@ -31,7 +31,7 @@ def start_run(config: DictConfig, path: Path) -> None:
             if FIRST_PROCESS and directory.read_status() is not None:
                 raise ConfigError(f"{path}: already contains a run; resume it with resume={path}, or choose another.")
             begin_run(config, directory)
-    except Refusal:
+    except BaseException:
         if FIRST_PROCESS:
             directory.remove_if_empty()
         raise
@@ -43,17 +43,15 @@ def begin_run(config: DictConfig, directory: RunDirectory) -> None:
         _train(plain(config), directory, command_line(), config)
 
 
-def resume_run(words: Sequence[str]) -> None:
+def resume_run(path: Path, changes: Sequence[str], *, trust: Sequence[str] = (), debug: bool = False) -> None:
     """Continue in a run's directory, with the settings it was started with; a CheckpointError if others are asked for.
 
-    `words` are the command line: resume=<directory>, and trainer.max_epochs=<more>, debug= and trust= at most.
+    `changes` are words of the command line: trainer.max_epochs=<more> at most.
     """
-    wanted = OmegaConf.from_dotlist(list(words))
-    directory = RunDirectory(Path(str(wanted.pop("resume"))))
-    debug, trust = wanted.pop("debug", False), wanted.pop("trust", [])
+    directory = RunDirectory(path)
     settings = saved_settings(directory, trust)
     settings["debug"] = debug
-    _accept_changes(settings, wanted)
+    _accept_changes(settings, OmegaConf.from_dotlist(list(changes)))
     require_trust(settings, trust)
     with directory.locked():
         continue_run(settings, directory, directory.read_overrides())
