@@ -4,11 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from hydra.utils import get_object
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
 from pydantic import ValidationError
 
 from ffbp.algorithms import Algorithm
-from ffbp.errors import ConfigError
+from ffbp.data import MemoryData
+from ffbp.errors import ConfigError, DataError, Refusal
+from ffbp.models import Stack
 from ffbp.settings import describe
+
+KINDS: dict[str, type[Any]] = {
+    "algo": Algorithm,
+    "model": Stack,
+    "data": MemoryData,
+    "callbacks": Callback,
+    "logger": Logger,
+}
+"""What the targets of each group make."""
 
 
 def build(group: str, settings: Mapping[str, Any], **context: Any) -> Any:
@@ -20,20 +34,39 @@ def build(group: str, settings: Mapping[str, Any], **context: Any) -> Any:
         context: further arguments.
 
     Raises:
-        ConfigError: if the target does not exist or does not accept a setting.
+        ConfigError: if the target does not exist, makes something else than the group is for, needs a package that is
+            not installed, or does not accept a setting.
+        DataError: if a data set's files cannot be read.
     """
     no_arguments = ("_target_", "name") if group in ("algo", "model", "data") else ("_target_",)
     arguments = {name: value for name, value in settings.items() if name not in no_arguments}
+    name = settings["_target_"]
     try:
-        target = get_object(settings["_target_"])
-    except Exception as error:  # whatever an import of somebody's module may raise
-        raise ConfigError(f"{group}._target_={settings.get('_target_')}: cannot be imported ({error}).") from error
+        target = get_object(name)
+    except (Exception, SystemExit) as error:  # whatever an import of somebody's module may raise
+        raise ConfigError(f"{group}._target_={name}: cannot be imported ({error}).") from error
     try:
-        return target(**arguments, **context)
+        built = target(**arguments, **context)
+    except (
+        Refusal,
+        MisconfigurationException,
+        MemoryError,
+        RuntimeError,
+    ):  # which say it themselves, or concern memory
+        raise
     except ValidationError as error:
         raise ConfigError(describe(group, error)) from error
-    except TypeError as error:
-        raise ConfigError(f"{group}: {error}.") from error
+    except ImportError as error:
+        raise ConfigError(f"{group}._target_={name}: needs a package that is not installed ({error}).") from error
+    except OSError as error:
+        raise (DataError if group == "data" else ConfigError)(f"{group}: {error}.") from error
+    except Exception as error:
+        told = error if isinstance(error, TypeError | ValueError) else repr(error)
+        raise ConfigError(f"{group}: {told}.") from error
+    kind = KINDS[group.partition(".")[0]]
+    if not isinstance(built, kind):
+        raise ConfigError(f"{group}._target_={name}: a {kind.__name__} expected, {type(built).__name__} found.")
+    return built
 
 
 def build_algorithm(

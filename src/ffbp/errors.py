@@ -36,3 +36,10 @@ class Interrupted(Refusal):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def one_line(text: object, longest: int = 1000) -> str:
+    """Some text as one printable line, whoever wrote it: white space becomes single spaces, the rest is escaped."""
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: longest + 1])
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"

@@ -1,20 +1,17 @@
-"""From the command line's words to settings: by Hydra for a training, by a dataclass for the other commands."""
+"""From the command line's words to the settings of a training, or of a sweep, by Hydra."""
 
 import logging
 import math
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ffbp.cli.refusals import did_you_mean, exit_code_of
-from ffbp.errors import ConfigError
+from ffbp.cli.refusals import exit_code_of
 from ffbp.files import CONF
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.job import run_job, score
@@ -74,20 +71,3 @@ def _job(config: DictConfig, directory: Path, debug: bool, main: int) -> int:
     if os.getpid() == main:
         raise SystemExit(128 + SIGNALS.received)
     return 128 + SIGNALS.received
-
-
-Options = TypeVar("Options")
-
-
-def read_options(kind: type[Options]) -> Options:
-    """Fill a dataclass from the command line's key=value words; a ConfigError if one is unknown, wrong or missing."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for word in sys.argv[1:]:
-        key, equals, _ = word.partition("=")
-        if not equals or key not in names:
-            raise ConfigError(f"{word}: {', '.join(f'{name}=' for name in names)} expected.{did_you_mean(key, names)}")
-    options = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(sys.argv[1:]))
-    missing = OmegaConf.missing_keys(options)
-    if missing:
-        raise ConfigError(f"{', '.join(f'{name}=' for name in sorted(missing))} is needed.")
-    return cast(Options, OmegaConf.to_object(options))

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.files import write_text
 from ffbp.lifecycle.plain_text import read_json, read_yaml
+from ffbp.metrics import read_metrics
 from ffbp.processes import FIRST_PROCESS
 from ffbp.settings import Settings
 
@@ -75,8 +76,8 @@ class RunDirectory:
         return [str(word) for word in read_yaml(self._overrides) or []] if self._overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """What metrics.json says, None where the run is not finished."""
-        return read_json(self.metrics) if self.metrics.exists() else None
+        """What metrics.json says, None where the run is not finished; a CheckpointError if it is damaged."""
+        return read_metrics(self.metrics)
 
     def require_unused(self) -> None:
         """Raise a ConfigError if anything lies in the directory, a run or files of somebody's own."""

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.syntax import Syntax
 
-from ffbp.errors import CheckpointError, ConfigError, Interrupted, Refusal
+from ffbp.errors import CheckpointError, Interrupted, Refusal
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
@@ -40,22 +40,16 @@ def begin_run(config: DictConfig, directory: RunDirectory) -> None:
         _train(plain(config), directory, command_line(), keep(config))
 
 
-def resume_run(words: Sequence[str]) -> None:
+def resume_run(path: Path, changes: Sequence[str], *, trust: Sequence[str] = (), debug: bool = False) -> None:
     """Continue in a run's directory, with the settings it was started with; a CheckpointError if others are asked for.
 
-    `words` are the command line: resume=<directory>, which is taken as it stands, and trainer.max_epochs=<more>,
-    paths.data_dir=, debug= and trust= at most.
+    `changes` are words of the command line: trainer.max_epochs=<more> and paths.data_dir=<folder> at most.
     """
-    asked = dict(_key_and_value(word) for word in words)
-    directory = RunDirectory(Path(asked.pop("resume")))
-    wanted = OmegaConf.from_dotlist([f"{name}={value}" for name, value in asked.items()])
-    debug, trust = wanted.pop("debug", False), wanted.pop("trust", OmegaConf.create([]))
-    if not OmegaConf.is_list(trust):
-        raise ConfigError(f"trust={trust}: a list of names expected, such as 'trust=[mine]'.")
+    directory = RunDirectory(path)
     with directory.locked() if directory.config.exists() else nullcontext():
-        settings = settings_of(directory, [str(name) for name in trust])
+        settings = settings_of(directory, trust)
         settings["debug"] = debug
-        longer = _accept_changes(settings, wanted)
+        longer = _accept_changes(settings, OmegaConf.from_dotlist(list(changes)))
         continue_run(settings, directory, directory.read_overrides(), longer=longer)
 
 
@@ -83,13 +77,6 @@ def _is_finished(directory: RunDirectory) -> bool:
     with suppress(CheckpointError):  # damaged metrics are made again
         return status is not None and status.state == "finished" and directory.read_metrics() is not None
     return False
-
-
-def _key_and_value(word: str) -> tuple[str, str]:
-    name, equals, value = word.partition("=")
-    if not equals:
-        raise ConfigError(f"{word}: not with resume=, which takes trainer.max_epochs=, trust=[...] and debug=true.")
-    return name, value
 
 
 def command_line() -> list[str]:

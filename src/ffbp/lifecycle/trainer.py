@@ -8,6 +8,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -56,6 +59,9 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
     _check_device(TrainerSettings.model_validate(settings))
     if settings["strategy"] == "ddp":  # a rule may train only some parameters, or each of them only for a while
         settings = settings | {"strategy": "ddp_find_unused_parameters_true"}
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        # tasks of a cluster's job are not this run's processes, which trainer.devices asks for
+        parts = parts | {"plugins": [*parts.get("plugins", []), LightningEnvironment()]}
     try:
         profiler = settings["profiler"] or NoProfiler()
         trainer = pl.Trainer(**settings | {"profiler": profiler}, **parts)
