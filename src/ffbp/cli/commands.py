@@ -1,6 +1,7 @@
 """The commands: train, evaluate and compare."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ def main(command: str | None = None) -> NoReturn:
         command = sys.argv.pop(1)
     if command is None and not FIRST_PROCESS:  # which a training has started, with its own words
         command = "train"
+    # read when PyTorch is imported: several processes always look for unused parameters, and it warns without any
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.exit(exit_code_of(COMMANDS.get(command or "", usage), debug="debug=true" in sys.argv))
 
 

@@ -1,7 +1,6 @@
 """How runs begin: in a new directory, or where an earlier one stopped. Imports PyTorch only once it is needed."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,8 +116,6 @@ def _train(
     `config` is what to keep as the settings of a new run; None to resume.
     """
     check_settings(settings)
-    if "ddp" in str(settings["trainer"]["strategy"]):  # which always looks for unused parameters, and warns without any
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ffbp.lifecycle.train import prepare  # here, so that a rejected setting need not wait for PyTorch
 
     prepared = prepare(settings, directory.path, resume=config is None, bar=None if FIRST_PROCESS else False)

@@ -111,6 +111,7 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
             default_root_dir=path,
         )
         algorithm.check_trainer(trainer)
+        algorithm.check_batches(trainer, data)
     checkpoint = checkpoint_to_resume(directory, algorithm.settings) if resume else None
     return Prepared(settings, directory, data, algorithm, trainer, record, checkpoint, started)
 
@@ -132,6 +133,8 @@ def _lightnings_errors(settings: Settings, directory: RunDirectory) -> Iterator[
         saved = saved if last.exists() else "There is no checkpoint yet."
         if isinstance(error, MisconfigurationException):  # what Lightning finds incompatible
             raise ConfigError(f"trainer: {message}") from error
+        if isinstance(error, NumericError) and not error.checkpoint_is_good:
+            raise
         if isinstance(error, NumericError) or "returned nan values" in message:  # what detect_anomaly looks for
             raise NumericError(f"{message} {saved}") from error
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy
 
 from ffbp.errors import ConfigError, ResourceError
 from ffbp.settings import Settings, TrainerSettings
@@ -41,13 +42,15 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
         ResourceError: if the machine lacks the device.
     """
     _check_device(TrainerSettings.model_validate(settings))
-    if settings["strategy"] == "ddp":  # a rule may train only some parameters, or each of them only for a while
-        settings = settings | {"strategy": "ddp_find_unused_parameters_true"}
     try:
         profiler = settings["profiler"] or NoProfiler()
-        return pl.Trainer(**settings | {"profiler": profiler}, **parts)
+        trainer = pl.Trainer(**settings | {"profiler": profiler}, **parts)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    if isinstance(trainer.strategy, DDPStrategy):  # whether it was named, or chosen for several devices
+        # a rule may train only some parameters, or each of them only for a while
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+    return trainer
 
 
 def evaluation_trainer() -> pl.Trainer:
