@@ -1,5 +1,6 @@
 """From settings to objects: each group of settings names its `_target_`, and its other keys are the arguments."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from ffbp.algorithms import Algorithm
 from ffbp.data import MemoryData
-from ffbp.errors import ConfigError, DataError, Refusal
+from ffbp.errors import ConfigError, DataError, Refusal, ResourceError
 from ffbp.models import Stack
 from ffbp.settings import describe
 
@@ -61,6 +62,8 @@ def build(group: str, settings: Mapping[str, Any], **context: Any) -> Any:
     except OSError as error:
         raise (DataError if group == "data" else ConfigError)(f"{group}: {error}.") from error
     except Exception as error:
+        if isinstance(error, TypeError) and "overflow" in str(error).lower():  # a size beyond 64 bits
+            raise MemoryError from error
         told = error if isinstance(error, TypeError | ValueError) else repr(error)
         raise ConfigError(f"{group}: {told}.") from error
     kind = KINDS[group.partition(".")[0]]
@@ -72,8 +75,19 @@ def build(group: str, settings: Mapping[str, Any], **context: Any) -> Any:
 def build_algorithm(
     algo: Mapping[str, Any], model: Mapping[str, Any], image_shape: Sequence[int], classes: int
 ) -> Algorithm:
-    """Build a stack and the algorithm that trains it; a ConfigError if the two do not fit together."""
-    stack = build("model", model, image_shape=list(image_shape), classes=classes)
-    algorithm = cast(Algorithm, build("algo", algo, stack=stack))
-    algorithm.configure_optimizers()  # which may reject settings, and should before anything is written
-    return algorithm
+    """Build a stack and the algorithm that trains it.
+
+    Raises:
+        ConfigError: if the two do not fit together.
+        ResourceError: if they do not fit into memory.
+    """
+    try:
+        stack = build("model", model, image_shape=list(image_shape), classes=classes)
+        algorithm = cast(Algorithm, build("algo", algo, stack=stack))
+        algorithm.configure_optimizers()  # which may reject settings, and should before anything is written
+        return algorithm
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("allocate|overflow", str(error)):
+            raise
+        sizes = [f"model.{name}={value}" for name, value in model.items() if type(value) in (int, list)]
+        raise ResourceError(f"out of memory with {', '.join(sizes) or 'this model'}; take a smaller one.") from error

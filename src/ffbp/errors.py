@@ -23,7 +23,9 @@ class CheckpointError(Refusal, exit_code=4):
 
 
 class NumericError(Refusal, exit_code=5):
-    """A loss became NaN or infinite."""
+    """A loss, or what a checkpoint would keep, became NaN or infinite."""
+
+    checkpoint_is_good = True  # whether the checkpoint from before is; not where its own test came to this
 
 
 class ResourceError(Refusal, exit_code=6):

@@ -25,6 +25,8 @@ def main(command: str | None = None) -> NoReturn:
         command = sys.argv.pop(1)
     if command is None and not FIRST_PROCESS:  # which a training has started, with its own words
         command = "train"
+    # read when PyTorch is imported: several processes always look for unused parameters, and it warns without any
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     code = exit_code_of(COMMANDS.get(command or "", usage), debug)
     sys.exit(code or exit_code_of(all_is_said, debug))
 

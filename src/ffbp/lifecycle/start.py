@@ -1,6 +1,5 @@
 """How runs begin: in a new directory, or where an earlier one stopped. Imports PyTorch only once it is needed."""
 
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -112,8 +111,6 @@ def _train(
     `kept` is what to write down as the run's settings; None where they stay as they are.
     """
     check_settings(settings)
-    if "ddp" in str(settings["trainer"]["strategy"]):  # which always looks for unused parameters, and warns without any
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     SIGNALS.listen(at_once=True)
     from ffbp.lifecycle.train import prepare  # here, so that a rejected setting need not wait for PyTorch
 

@@ -114,6 +114,7 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
         )
         check_limits(trainer, data)
         algorithm.check_trainer(trainer)
+        algorithm.check_batches(trainer, data)
         reject_conflicts(trainer, data, directory)
         if settings["compile"]:
             require_compiler(trainer.strategy.root_device)
@@ -140,6 +141,8 @@ def _lightnings_errors(settings: Settings, directory: RunDirectory) -> Iterator[
         saved = saved if last.exists() else "There is no checkpoint yet."
         if isinstance(error, MisconfigurationException):  # what Lightning finds incompatible
             raise ConfigError(f"trainer: {message}") from error
+        if isinstance(error, NumericError) and not error.checkpoint_is_good:
+            raise
         if isinstance(error, NumericError) or "returned nan values" in message:  # what detect_anomaly looks for
             raise NumericError(f"{message} {saved}") from error
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:

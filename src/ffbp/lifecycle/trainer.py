@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy
 
 from ffbp.data import MemoryData
 from ffbp.errors import ConfigError, ResourceError
@@ -57,8 +58,6 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
         if settings.get(name, default) not in (default, None):
             raise ConfigError(f"trainer.{name}={settings[name]}: {default} expected; {reason}.")
     _check_device(TrainerSettings.model_validate(settings))
-    if settings["strategy"] == "ddp":  # a rule may train only some parameters, or each of them only for a while
-        settings = settings | {"strategy": "ddp_find_unused_parameters_true"}
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # tasks of a cluster's job are not this run's processes, which trainer.devices asks for
         parts = parts | {"plugins": [*parts.get("plugins", []), LightningEnvironment()]}
@@ -67,6 +66,9 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
         trainer = pl.Trainer(**settings | {"profiler": profiler}, **parts)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    if isinstance(trainer.strategy, DDPStrategy):  # whether it was named, or chosen for several devices
+        # a rule may train only some parameters, or each of them only for a while
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     # with max_steps, Lightning takes an epoch that was saved at its end for one broken off, and inserts an empty one
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
