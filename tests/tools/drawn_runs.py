@@ -55,6 +55,7 @@ RULES: list[dict[str, list[Any]]] = [
             "algo.readout_share": [LEFT, LEFT, 0.4],
             "algo.peer_normalization": [LEFT, LEFT, "hinton", "port"],
             "algo.objective": [LEFT, LEFT, "logistic"],
+            "algo.optimizer.lr": [*[LEFT] * 5, "[0.003,0.002]"],  # for two layers
         }
     ]
     * 2,
@@ -66,7 +67,6 @@ DENSE = {
     "model.batch_norm": [LEFT, LEFT, "true"],
     "model.input_dropout": [LEFT, 0.1],
     "model.dropout": [LEFT, 0.2],
-    "algo.optimizer.lr": [LEFT, LEFT, "[0.003,0.002]"],
 }
 SMALL_CONV = {
     "model": ["conv"],

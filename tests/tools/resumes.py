@@ -103,7 +103,7 @@ class Killed:
         while not moment() and process.poll() is None:
             time.sleep(0.001)
         # less than an unbroken run takes, since much may be done already
-        after = {"start": times.start, "save": 0.4 * times.training, "in save": 0, "test": 0.6 * times.test}
+        after = {"start": times.start, "save": 0.2 * times.training, "in save": 0, "test": 0.3 * times.test}
         time.sleep(share * after[kill.when])
 
     def note(self, kill: Kill, code: int, times: Times) -> None:
