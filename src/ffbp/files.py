@@ -37,19 +37,3 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = "free the disk or choose another folder"
         raise ResourceError(f"{path}: cannot be written ({error.strerror}); {advice}.") from error
-
-
-def read_text(path: Path, most: int) -> str:
-    """Read a text file that somebody else may have written.
-
-    Raises:
-        OSError: if it is missing, no ordinary file, or cannot be read.
-        ValueError: if it has more than `most` bytes or is no UTF-8.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no ordinary file")  # such as a pipe, which would be waited for
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path.name} has more than {most} bytes")
-    return content.decode("utf-8")

@@ -1,17 +1,13 @@
 """metrics.json, which only a finished run has: what may stand in it, whoever wrote it."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
 from ffbp.errors import CheckpointError
-from ffbp.files import read_text
+from ffbp.plain_text import read_json
 from ffbp.settings import Seed, describe
-
-LARGEST = 1_000_000
-"""Bytes in a metrics.json; ours have a thousand."""
 
 
 def _printable(text: str) -> str:
@@ -54,14 +50,12 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
     if not path.is_symlink() and not path.exists():
         return None
     try:
-        found = json.loads(read_text(path, LARGEST))
+        found = read_json(path)
         Metrics.model_validate(found)
         READOUTS.validate_python({name: found[name] for name in found if name.startswith("test/acc_")})
     except ValidationError as error:
         raise CheckpointError(f"{path}: damaged ({describe('', error)}){ADVICE}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}){ADVICE}") from error
-    return dict(found)
+    return found
 
 
 ADVICE = "; remove it, and resume its run to test it again."

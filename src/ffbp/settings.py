@@ -176,8 +176,9 @@ def describe(group: str, error: ValidationError) -> str:
     place = ".".join([group, *names] if group else names)
     if first["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden"):
         return f"{place}: {first['msg'].lower()}."
-    wanted = EXPECTED.get(first["type"], first["msg"].removeprefix("Input should be "))
-    return f"{place}={first['input']}: {wanted.format(**first.get('ctx', {}))} expected."
+    ours = EXPECTED.get(first["type"])
+    wanted = ours.format(**first.get("ctx", {})) if ours else first["msg"].removeprefix("Input should be ")
+    return f"{place}={first['input']}: {wanted} expected."
 
 
 EXPECTED = {

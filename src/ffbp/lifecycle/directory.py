@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.files import write_text
-from ffbp.lifecycle.plain_text import read_json, read_yaml
 from ffbp.metrics import read_metrics
+from ffbp.plain_text import read_json, read_yaml
 from ffbp.processes import FIRST_PROCESS
 from ffbp.settings import Settings
 

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.lifecycle.directory import RunDirectory, nearby_runs
-from ffbp.lifecycle.plain_text import read_yaml
 from ffbp.lifecycle.trust import require_own_files, require_trust
 from ffbp.lifecycle.upgrades import upgrade_settings
+from ffbp.plain_text import read_yaml
 from ffbp.settings import Settings, check_settings
 
 DATA_LOOKUPS = ("${oc.env:FFBP_DATA_DIR,data}", "${paths.data_dir}")

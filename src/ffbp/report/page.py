@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ffbp.errors import ConfigError
-from ffbp.files import read_text, write_text, writing
+from ffbp.files import write_text, writing
+from ffbp.plain_text import read_text
 from ffbp.report.figures import draw
 from ffbp.report.runs import Group, group_runs, read_runs
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ffbp.errors import CheckpointError, one_line
-from ffbp.files import read_text
 from ffbp.metrics import read_metrics
+from ffbp.plain_text import read_text, read_yaml
 
 # overrides that metrics.json already reports, or that do not affect the result
 SILENT = ("seed=", "algo=", "model=", "data=", "trainer.max_epochs=", "experiment=", "hydra.", "paths.", "callbacks=")
@@ -96,12 +94,11 @@ def _read_run(directory: Path) -> Run:
     metrics, path = read_metrics(directory / "metrics.json"), directory / "metrics.csv"
     try:
         history = _columns(read_text(path, 32_000_000))
-        path = directory / ".hydra" / "overrides.yaml"
-        words = yaml.load(read_text(path, 100_000), yaml.BaseLoader) or []  # which makes strings and lists of them
-        if not isinstance(words, list):
-            raise ValueError("a list expected")
-    except (OSError, ValueError, csv.Error, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); remove or repeat the run.") from error
+    words = read_yaml(path := directory / ".hydra" / "overrides.yaml") or []
+    if not isinstance(words, list):
+        raise CheckpointError(f"{path}: a list expected; remove or repeat the run.")
     return Run(metrics or {}, history, sorted(one_line(word) for word in words))
 
 

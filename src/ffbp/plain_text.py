@@ -1,4 +1,4 @@
-"""Text files of a saved run, read as plain values: limited in size and depth, and nothing in them is expanded."""
+"""Text files that somebody else may have written: limited in size and depth, and nothing in them is expanded."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ LONGEST_VALUE, DEEPEST = 2**12, 16  # characters and levels of a YAML file
 def read_yaml(path: Path) -> Any:
     """Read a YAML file without anchors and tags; a CheckpointError if it is missing, too large or anything else."""
     try:
-        return yaml.load(_text(path, LARGEST_YAML), Loader=_PlainLoader)
-    except (yaml.YAMLError, ValueError, TypeError, LookupError) as error:
+        return yaml.load(read_text(path, LARGEST_YAML), Loader=_PlainLoader)
+    except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError) as error:
         reason = getattr(error, "problem", None) or error
         raise CheckpointError(f"{path}: cannot be read as settings ({reason}).") from error
 
@@ -25,23 +25,28 @@ def read_yaml(path: Path) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that contains an object; a CheckpointError if it is missing, too large or anything else."""
     try:
-        content = json.loads(_text(path, LARGEST_JSON))
-    except (ValueError, RecursionError) as error:
+        content = json.loads(read_text(path, LARGEST_JSON))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); repair or remove the run.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: cannot be read (not an object); repair or remove the run.")
     return content
 
 
-def _text(path: Path, most: int) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+def read_text(path: Path, most: int) -> str:
+    """Read a text file that somebody else may have written.
+
+    Raises:
+        OSError: if it is missing, no ordinary file, or cannot be read.
+        ValueError: if it has more than `most` bytes or is no UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no ordinary file")  # such as a pipe, which would be waited for
+    with path.open("rb") as file:
+        content = file.read(most + 1)
     if len(content) > most:
-        raise CheckpointError(f"{path}: refused, more than {most // 1024} KiB.")
-    return content.decode()
+        raise ValueError(f"{path.name} has more than {most} bytes")
+    return content.decode("utf-8")
 
 
 class _PlainLoader(get_yaml_loader()):  # type: ignore[misc]
