@@ -63,10 +63,12 @@ def wait_until(process, condition) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("case", CASES)
+MOMENTS = [("batch", 7), ("epoch", 1), ("batch", 25), ("validation", 1), ("batch", 49), ("validation", 2), ("test", 0)]
+
+
 @pytest.mark.parametrize(
-    "moment",
-    [("batch", 7), ("epoch", 1), ("batch", 25), ("validation", 1), ("batch", 49), ("validation", 2), ("test", 0)],
+    ("case", "moment"),
+    [("ff", moment) for moment in MOMENTS] + [(case, MOMENTS[k]) for case in CASES if case != "ff" for k in (4, 5)],
 )
 def test_a_run_broken_off_anywhere_ends_as_if_it_had_not_been(case, moment, tmp_path, monkeypatch):
     chosen = settings(*CASES[case], *LIVELY)
@@ -80,15 +82,6 @@ def test_a_run_broken_off_anywhere_ends_as_if_it_had_not_been(case, moment, tmp_
     torch.manual_seed(12345)  # what the random state was must not matter
     run.train(chosen, broken, resume=True, bar=False)
     assert_same_run(whole, broken)
-
-
-def test_more_epochs_after_the_end(tmp_path):
-    chosen = settings(*CASES["ff"], *LIVELY, "algo.schedule=constant")
-    run.train(chosen, tmp_path / "whole", bar=False)
-    shorter = chosen | {"trainer": chosen["trainer"] | {"max_epochs": 1}}
-    run.train(shorter, tmp_path / "grown", bar=False)
-    run.train(chosen, tmp_path / "grown", resume=True, bar=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "grown")
 
 
 @pytest.mark.parametrize("words", [("trainer.max_steps=33",), ("trainer.min_epochs=2", *STOPPED)])
