@@ -1,5 +1,6 @@
 """What all learning rules share: how they are measured, how their parameters move, how they answer."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -122,9 +123,7 @@ class Algorithm(Measured):
         return make_optimizer(groups, self.optimizer_settings)
 
     def on_train_start(self) -> None:
-        # counted in batches, since a rule without an optimizer takes no steps
-        batches, accumulated = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
-        self.total_batches = self.trainer.estimated_stepping_batches * batches / -(-batches // accumulated)
+        self.total_batches = _total_batches(self.trainer)
         self.infinite_from_the_start = self.broken_parts()
         self.check_interval: int = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
@@ -165,6 +164,19 @@ class Algorithm(Measured):
         self.check_means()
         self._log(self.train_means.by_name())
         self.train_means.reset()  # here and not at an epoch's start, which a run resumed within an epoch never sees
+
+
+def _total_batches(trainer: pl.Trainer) -> float:
+    """How many batches the training has, of which the last of an epoch may be too few to accumulate."""
+    batches, accumulated, steps = (
+        trainer.num_training_batches,
+        trainer.accumulate_grad_batches,
+        trainer.estimated_stepping_batches,
+    )
+    if steps == math.inf:
+        return math.inf
+    epochs, rest = divmod(steps, -(-batches // accumulated))
+    return epochs * batches + min(rest * accumulated, batches)
 
 
 def endless(trainer: pl.Trainer) -> bool:

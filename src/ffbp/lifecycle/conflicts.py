@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from ffbp.data import MemoryData
@@ -26,6 +26,15 @@ def reject_conflicts(trainer: pl.Trainer, data: MemoryData, directory: RunDirect
             raise ConfigError(f"{said}, and nothing is validated; set data.val_size, or monitor train/acc.")
         if isinstance(monitor, str) and not MEASURED.fullmatch(monitor):
             raise ConfigError(f"{said}, which is not measured; train/acc, train/loss, val/acc or val/loss expected.")
+        if isinstance(callback, EarlyStopping):
+            each = callback._check_on_train_epoch_end  # Lightning's default is whether all epochs are validated
+            each = trainer.check_val_every_n_epoch == 1 if each is None else each
+            if str(monitor).startswith("val/") and each and trainer.check_val_every_n_epoch != 1:
+                raise ConfigError(f"{said}, which not every epoch measures; leave check_on_train_epoch_end out.")
+            if not str(monitor).startswith("val/") and not each:
+                raise ConfigError(
+                    f"{said} after validations, when it is not measured; set check_on_train_epoch_end=true."
+                )
         if isinstance(callback, ModelCheckpoint):
             folder = Path(callback.dirpath or directory.last.parent)
             names = {callback.filename, callback.CHECKPOINT_NAME_LAST if callback.save_last else None}
