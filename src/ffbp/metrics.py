@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
-from ffbp.errors import CheckpointError
+from ffbp.errors import CheckpointError, one_line
 from ffbp.plain_text import read_json
-from ffbp.settings import Seed, describe
+from ffbp.settings import Seed
 
 
 def _printable(text: str) -> str:
@@ -54,7 +54,9 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
         Metrics.model_validate(found)
         READOUTS.validate_python({name: found[name] for name in found if name.startswith("test/acc_")})
     except ValidationError as error:
-        raise CheckpointError(f"{path}: damaged ({describe('', error)}){ADVICE}") from error
+        first = error.errors()[0]
+        wrong = ".".join(map(str, first["loc"][:1])) or "all of it"
+        raise CheckpointError(f"{path}: damaged ({wrong} is {one_line(first['input'], 50)!r}){ADVICE}") from error
     return found
 
 

@@ -41,7 +41,7 @@ def read_text(path: Path, most: int) -> str:
         ValueError: if it has more than `most` bytes or is no UTF-8.
     """
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no ordinary file")  # such as a pipe, which would be waited for
+        raise OSError("not an ordinary file")  # such as a pipe, which would be waited for
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

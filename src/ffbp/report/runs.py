@@ -95,17 +95,20 @@ def _read_run(directory: Path) -> Run:
     try:
         history = _columns(read_text(path, 32_000_000))
     except (OSError, ValueError, csv.Error) as error:
-        raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); remove or repeat the run.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be read ({reason}); remove or repeat the run.") from error
     words = read_yaml(path := directory / ".hydra" / "overrides.yaml") or []
-    if not isinstance(words, list):
-        raise CheckpointError(f"{path}: a list expected; remove or repeat the run.")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(f"{path}: a list of words expected; remove or repeat the run.")
     return Run(metrics or {}, history, sorted(one_line(word) for word in words))
 
 
 def _columns(text: str) -> dict[str, list[float]]:
     """The columns of a metrics.csv, NaN where an epoch was not validated; a ValueError for what we do not write."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    columns = {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else [])}
+    names, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if not rows or not all(len(row) == len(names) for row in rows):
+        raise ValueError("a line for each epoch expected, as long as the first")
+    columns = {name: [float(value or "nan") for value in column] for name, *column in zip(names, *rows, strict=True)}
     if missing := set(COLUMNS) - set(columns):
         raise ValueError(f"no values of {', '.join(sorted(missing))}")
     if not all(math.isnan(value) or abs(value) < 1e30 for values in columns.values() for value in values):
