@@ -124,6 +124,13 @@ class RunDirectory:
     def _own_files(self) -> set[Path]:
         return {path for name in OWN_FILES for path in self.path.glob(name)}
 
+    def remove_incomplete(self) -> None:
+        """Remove the files that a kill has left half written, see `write_text` and `write_checkpoint`."""
+        texts = (self.metrics, self.rows, self._status, self.config, self._overrides)
+        incomplete = [path.with_name(f".{path.name}.new") for path in texts]
+        for path in (*incomplete, *self.last.parent.glob(".*.ckpt.new")):
+            path.unlink(missing_ok=True)
+
     def remove_if_empty(self) -> None:
         """Remove the folder that Hydra has made for a run that never began."""
         with suppress(OSError):  # something lies there

@@ -119,6 +119,7 @@ def _train(
     if not FIRST_PROCESS:
         prepared.fit()
         return
+    directory.remove_incomplete()
     if kept is not None:
         directory.write_settings(kept, overrides)
     directory.write_status(Status("running", overrides))
