@@ -252,23 +252,23 @@ def test_a_job_with_a_damaged_file_fails_the_sweep_and_the_same_command_mends_it
     assert jobs_of(sweep) == before
 
 
-def test_a_full_disk_at_the_end_is_said_and_no_success(warm):
+def test_what_cannot_be_written_at_the_end_is_said_and_no_success(warm):
     words = [*SMALL, "trainer.max_epochs=1", "hydra.sweep.dir=sweep", "seed=0,1"]
     sweep = warm.folder / "sweep"
     sweep.mkdir()
-    full = sweep / ".sweep.json.new"  # what is written before it becomes sweep.json
-    full.symlink_to("/dev/full")
+    blocked = sweep / ".sweep.json.new"  # what is written before it becomes sweep.json
+    blocked.mkdir()
     ended = warm(*words)
     assert ended.wait() == 6
     assert ended.stderr.count("\n") == 1
-    assert "sweep/sweep.json: cannot be written (No space left on device)" in ended.stderr
-    full.unlink()
+    assert "sweep/sweep.json: cannot be written (Is a directory)" in ended.stderr
+    blocked.rmdir()
     second = job(sweep, "seed=1")
     (second / "status.json").unlink()
-    (second / ".status.json.new").symlink_to("/dev/full")
+    (second / ".status.json.new").mkdir()
     ended = warm(*words)
     assert ended.wait() == 1
-    assert "status.json: cannot be written (No space left on device)" in ended.stderr
+    assert "status.json: cannot be written (Is a directory)" in ended.stderr
     assert states(sweep) == ["finished", "failed"]
 
 

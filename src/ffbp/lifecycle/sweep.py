@@ -53,6 +53,8 @@ def _check_sweep(config: DictConfig, path: Path) -> None:
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     words = [*config.hydra.overrides.task, *(f"{name}={value}" for name, value in params.items())]
     parse = OverridesParser.create().parse_override
+    if several := [word for word in words if re.match(r"trainer(\.strategy)?=.*ddp", word)]:
+        raise ConfigError(f"-m with {several[0]}: {ONE_BY_ONE}")
     if swept := [word for word in words if NOT_OF_THE_RUN.match(word) and parse(word).is_sweep_override()]:
         raise ConfigError(f"{swept[0]}: one value expected; jobs that differ in it alone would share a folder.")
     if numbered := sorted(path.glob("[0-9]*_*/status.json")):
