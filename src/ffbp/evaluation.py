@@ -1,5 +1,6 @@
 """Testing a trained model, and reading image files for it to classify."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def _upright_and_opaque(file: Path, background: str) -> Image.Image:
     """An image of eight bits in any of Pillow's modes without transparency."""
     if file.exists() and not file.is_file():
         raise ValueError("not an ordinary file")
-    with Image.open(file, formats=FORMATS) as opened:
+    with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as opened:
         if opened.width * opened.height > MOST_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels, and at most {MOST_PIXELS} are read")
         transparent = opened.info.get("transparency")
@@ -81,7 +82,9 @@ def _upright_and_opaque(file: Path, background: str) -> Image.Image:
         return grey
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
+        if len(set(image.convert("L").getextrema())) == 1:
+            raise ValueError(f"transparent, and nothing shows on {background}; try the other invert=")
     return image
 
 

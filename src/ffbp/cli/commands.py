@@ -10,8 +10,7 @@ from typing import Annotated, NoReturn
 from ffbp.cli.refusals import exit_code_of, quiet_background
 from ffbp.cli.streams import output_problem, secure_streams
 from ffbp.cli.words import asks_for_help, is_debugging, read_options, reject_unusable_words, show_options
-from ffbp.errors import CheckpointError, ConfigError, ResourceError
-from ffbp.files import CONF
+from ffbp.errors import ConfigError, ResourceError
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
 
@@ -58,8 +57,6 @@ def train() -> int:
         key, equals, _ = word.partition("=")
         if word.startswith("-") or not equals or not key:
             raise ConfigError(f"{word}: not together with resume=, which takes trainer.max_epochs=, trust= and debug=.")
-        if (CONF / key).is_dir():
-            raise CheckpointError(f"{word}: a resumed run keeps its settings. Start a new run instead.")
     options = read_options(ResumeOptions, own)
     SIGNALS.listen()
     from ffbp.lifecycle.start import resume_run

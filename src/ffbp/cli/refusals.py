@@ -67,13 +67,14 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"a worker of the sweep was killed ({message}); the same command resumes it.", ResourceError.exit_code
     if isinstance(error, ImportError):
         return f"a package cannot be imported ({message}); install it again.", ResourceError.exit_code
-    if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf", "yaml", "antlr4"):
+    packages = {name.partition(".")[0] for name in (type(error).__module__, _raised_in(error))}
+    if packages & {"hydra", "omegaconf", "yaml", "antlr4"}:
         return _unusable_setting(error, message), ConfigError.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or message}.", ResourceError.exit_code
     if isinstance(error, RecursionError):
         return "a setting is nested too deeply; debug=true shows which.", ConfigError.exit_code
-    if _raised_in(error).partition(".")[0] == "lightning":  # which finds some settings unusable late
+    if "lightning" in packages:  # which finds some settings unusable late
         return f"trainer: {message}; debug=true shows where.", ConfigError.exit_code
     return f"unexpected {kind}: {message}; debug=true shows where.", Refusal.exit_code
 

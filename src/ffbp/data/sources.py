@@ -178,18 +178,20 @@ def _read_idx(name: str, data_dir: Path, stem: str, magic: int) -> NDArray[np.ui
         if expected and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != expected:
             raise DataError(f"{path}: MD5 {expected} expected, {found} found; replace the damaged file.")
         packed = io.BytesIO(content)
-        with gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed as file:
-            header = file.read(length)
+        with gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed as unpacked:
+            header = unpacked.read(length)
             if len(header) < length:
                 raise DataError(f"{path}: a header of {length} bytes expected, {len(header)} found; replace the file.")
             number, *shape = np.frombuffer(header, dtype=">u4").tolist()
             if number != magic:
                 raise DataError(f"{path}: magic number {magic:#010x} expected, {number:#010x} found; replace the file.")
             size = math.prod(shape)
-            body = bytearray(file.read(min(size, LARGEST) + 1))  # which may be written to, as PyTorch wishes
+            body = bytearray(unpacked.read(min(size, LARGEST) + 1))  # which may be written to, as PyTorch wishes
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); replace the file.") from error
-    if len(body) != size or size == 0:
+    if size == 0:
+        raise DataError(f"{path}: contains nothing; replace the file.")
+    if len(body) != size:
         rest = "more" if len(body) > size else len(body)
         raise DataError(f"{path}: {size} bytes after the header expected, {rest} found; replace the file.")
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)

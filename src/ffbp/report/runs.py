@@ -107,8 +107,10 @@ def _read_run(directory: Path) -> Run:
 
 def _columns(text: str) -> dict[str, list[float]]:
     """The columns of a metrics.csv, NaN where an epoch was not validated; a ValueError for what we do not write."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    columns = {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else [])}
+    names, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if not rows or not all(len(row) == len(names) for row in rows):
+        raise ValueError("a line for each epoch expected, as long as the first")
+    columns = {name: [float(value or "nan") for value in column] for name, *column in zip(names, *rows, strict=True)}
     if missing := set(COLUMNS) - set(columns):
         raise ValueError(f"no values of {', '.join(sorted(missing))}")
     if not all(math.isnan(value) or abs(value) < 1e30 for values in columns.values() for value in values):
