@@ -171,7 +171,7 @@ def describe(group: str, error: ValidationError) -> str:
     names = [
         str(part)
         for part in first["loc"]
-        if not str(part).startswith(("float", "constrained", "list[", "bool", "literal"))
+        if not str(part).startswith(("float", "constrained", "list[", "bool", "literal", "function"))
     ]
     place = ".".join([group, *names] if group else names)
     if first["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden"):
