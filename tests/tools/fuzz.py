@@ -205,45 +205,49 @@ def main() -> None:
     parser.add_argument("--settings", type=int, default=200)
     parser.add_argument("--others", type=int, default=50, help="of each other kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", choices=KINDS, help="only this kind")
+    parser.add_argument("--kind", choices=KINDS, help="only this kind; what --out has of the others stays")
     parser.add_argument("--only", type=int, help="only the attempt with this number")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    counts = {kind: getattr(chosen, kind, chosen.others) for kind in KINDS}
     torch.set_num_threads(1)
     gc.freeze()  # a collection would copy every page in each fork
-    began = time.monotonic()
-    codes = {kind: Counter[str]() for kind in KINDS}
-    found: dict[str, list[int]] = {}
-    slowest, most = 0.0, 0
+    results = json.loads(chosen.out.read_text()) if chosen.kind and chosen.out and chosen.out.exists() else {}
     with TemporaryDirectory() as name:
         fuzz = Fuzz(Path(name).resolve())
         for kind in KINDS if chosen.kind is None else [chosen.kind]:
-            numbers = range(counts[kind]) if chosen.only is None else [chosen.only]
-            for number, (outcome, wrong) in zip(numbers, fuzz.all_attempts(kind, numbers, chosen.seed), strict=True):
-                codes[kind][str(outcome.code)] += 1
-                slowest, most = max(slowest, outcome.seconds), max(most, outcome.peak)
-                for what in wrong:
-                    found.setdefault(f"{kind}: {what}", []).append(number)
-                if chosen.only is not None:
-                    print(*outcome, sep="\n")
-            print(f"{kind}: {dict(codes[kind])}, {time.monotonic() - began:.0f} s", flush=True)
-    for what, numbers in found.items():
-        print(f"{what}: {len(numbers)} times, as in --only {numbers[0]}", file=sys.stderr)
-    result = {
-        "command": f"python tests/tools/fuzz.py --checkpoints {chosen.checkpoints} --settings {chosen.settings} "
-        f"--others {chosen.others} --seed {chosen.seed}",
-        "attempts": {kind: sum(ended.values()) for kind, ended in codes.items()},
+            count = getattr(chosen, kind, chosen.others)
+            results[kind] = attempt_all(fuzz, kind, count, chosen.seed, chosen.only)
+            if chosen.out:
+                chosen.out.write_text(json.dumps(results, indent=1) + "\n")
+    sys.exit(1 if any(result["findings"] for result in results.values()) else 0)
+
+
+def attempt_all(fuzz: Fuzz, kind: str, count: int, seed: int, only: int | None) -> dict[str, Any]:
+    """Make all attempts of a kind, or `only` one, printing what it said, and count how they end."""
+    began = time.monotonic()
+    codes, found = Counter[str](), dict[str, list[int]]()
+    slowest, most = 0.0, 0
+    numbers = range(count) if only is None else [only]
+    for number, (outcome, wrong) in zip(numbers, fuzz.all_attempts(kind, numbers, seed), strict=True):
+        codes[str(outcome.code)] += 1
+        slowest, most = max(slowest, outcome.seconds), max(most, outcome.peak)
+        for what in wrong:
+            found.setdefault(what, []).append(number)
+        if only is not None:
+            print(*outcome, sep="\n")
+    print(f"{kind}: {dict(codes)}, {time.monotonic() - began:.0f} s", flush=True)
+    for what, which in found.items():
+        print(f"{kind}: {what}: {len(which)} times, as in --only {which[0]}", file=sys.stderr)
+    return {
+        "attempts": sum(codes.values()),
+        "seed": seed,
         "exit codes": codes,
-        "findings": {what: {"times": len(numbers), "first": numbers[:5]} for what, numbers in found.items()},
+        "findings": {what: {"times": len(which), "first": which[:5]} for what, which in found.items()},
         "slowest, s": round(slowest, 2),
         "most memory, MiB": most,
         "seconds": round(time.monotonic() - began),
         "torch": torch.__version__,
     }
-    if chosen.out:
-        chosen.out.write_text(json.dumps(result, indent=1) + "\n")
-    sys.exit(1 if found else 0)
 
 
 if __name__ == "__main__":
