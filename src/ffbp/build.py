@@ -43,7 +43,7 @@ def build(group: str, settings: Mapping[str, Any], **context: Any) -> Any:
     name = settings["_target_"]
     try:
         target = get_object(name)
-    except (Exception, SystemExit) as error:  # whatever an import of somebody's module may raise
+    except Exception as error:  # whatever an import of somebody's module may raise
         raise ConfigError(f"{group}._target_={name}: cannot be imported ({error}).") from error
     try:
         built = target(**arguments, **context)
