@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d, cross_entropy, one_hot
 from torch.nn.grad import conv2d_input
 
 from ffbp.algorithms.local_loss import similarities
+from ffbp.algorithms.output_loss import squared_error
 from ffbp.errors import ConfigError
 
 MLP = ("model=mlp", "model.widths=[12,11]")
@@ -230,3 +231,45 @@ def test_class_groups_equal_their_formulas():
 def test_class_groups_need_a_unit_for_each_class():
     with pytest.raises(ConfigError, match="layer 1 has 8 units"):
         fresh("algo=class_groups", "model=mlp", "model.widths=[12,8]")
+
+
+# -- backpropagation written out
+
+LOCAL = ("model=local", "model.channels=[5,6]", "model.kernel_sizes=[7,3]", "model.strides=[3,2]")
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *[(*MLP, "model.dropout=0.3", f"model.activation={f}") for f in ("relu", "tanh", "sigmoid")],
+        (*CONV, "model.input_dropout=0.2"),
+        (*LOCAL, "model.dropout=0.2"),
+        ("model=cnn", "model.dropout=0.5"),
+    ],
+    ids=str,
+)
+def test_backpropagation_written_out_has_autograds_gradients(model, loss):
+    explicit, batch = ready("algo=bp_explicit", f"algo.loss={loss}", *model)
+    automatic, _ = ready("algo=bp", f"algo.loss={loss}", *model)
+    automatic.load_state_dict(explicit.state_dict())
+    steps = []
+    for algorithm in (explicit, automatic):
+        algorithm.seed_modules(batch)
+        steps.append(algorithm.step(batch))
+    found, expected = (gradients_of(*pair) for pair in zip((explicit, automatic), steps, strict=True))
+    for a, b in zip(found.values(), expected.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-12)
+    assert_close(steps[0].logits, steps[1].logits.detach())
+    measured = [dict(step.measures) for step in steps]
+    assert measured[0].keys() == measured[1].keys() == ({"train/squared_error"} if loss == "squared_error" else set())
+
+
+def test_the_squared_error_is_the_mean_over_images_of_the_sum_over_classes():
+    logits, labels = torch.tensor([[1.0, 0.0], [0.5, 2.0]]), torch.tensor([0, 0])
+    assert squared_error(logits, labels).item() == pytest.approx((0 + 0 + 0.25 + 4) / 2)
+
+
+def test_batch_norm_is_refused_where_its_derivative_is_not_written_out():
+    with pytest.raises(ConfigError, match="BatchNorm1d is not written out"):
+        fresh("algo=bp_explicit", "model=mlp", "model.batch_norm=true")
