@@ -273,3 +273,131 @@ def test_the_squared_error_is_the_mean_over_images_of_the_sum_over_classes():
 def test_batch_norm_is_refused_where_its_derivative_is_not_written_out():
     with pytest.raises(ConfigError, match="BatchNorm1d is not written out"):
         fresh("algo=bp_explicit", "model=mlp", "model.batch_norm=true")
+
+
+# -- forward gradients
+
+
+@pytest.mark.parametrize("perturb", ["weights", "activities"])
+def test_forward_gradients_are_right_on_average(perturb):
+    algorithm, batch = ready(
+        "algo=forward_gradient", f"algo.perturb={perturb}", "model=mlp", "model.widths=[3]", size=3
+    )
+    algorithm.stack.blocks[0].affine = torch.nn.Linear(49, 3).double()  # few weights, so that the mean settles
+    images = batch.images[..., ::4, ::4]
+    batch = batch._replace(images=images)
+    parameters = list(algorithm.parameters())
+    expected = torch.autograd.grad(cross_entropy(algorithm.stack(images), batch.labels), parameters)
+    torch.manual_seed(0)
+    total = [torch.zeros_like(p) for p in parameters]
+    for _ in range(400):
+        step = algorithm.step(batch)
+        total = [t + step.gradients[p] for t, p in zip(total, parameters, strict=True)]
+    found, wanted = torch.cat([t.flatten() for t in total]), torch.cat([g.flatten() for g in expected])
+    slope = (found @ wanted / 400 / (wanted @ wanted)).item()  # 1 on average
+    assert slope == pytest.approx(1, abs=0.25)
+    assert torch.nn.functional.cosine_similarity(found, wanted, 0) > 0.6
+
+
+def test_a_forward_gradient_is_the_slope_along_its_direction():
+    algorithm, batch = ready("algo=forward_gradient", "algo.perturb=weights", *MLP)
+    parameters = list(algorithm.parameters())
+    torch.manual_seed(0)
+    step = algorithm.step(batch)
+    torch.manual_seed(0)
+    directions = [torch.randn_like(p) for p in parameters]
+    loss = cross_entropy(algorithm.stack(batch.images), batch.labels)
+    gradients = torch.autograd.grad(loss, parameters)
+    slope = sum((g * v).sum() for g, v in zip(gradients, directions, strict=True))
+    for p, v in zip(parameters, directions, strict=True):
+        assert_close(step.gradients[p], slope * v)
+
+
+def test_each_image_has_a_slope_of_its_own_along_its_activities():
+    algorithm, batch = ready("algo=forward_gradient", "algo.perturb=activities", *CONV)
+    torch.manual_seed(0)
+    found = algorithm.step(batch).gradients
+    torch.manual_seed(0)
+    blocks, inputs, products = [*algorithm.stack.blocks, algorithm.stack.head], [], []
+    activity = batch.images
+    for block in blocks:
+        inputs.append(activity.detach())
+        products.append(block.product(activity))
+        activity = block.after(products[-1].clone())
+    directions = [torch.randn_like(product) for product in products]
+    errors = torch.autograd.grad(cross_entropy(activity, batch.labels, reduction="sum"), products)
+    slopes = sum((e * v).flatten(1).sum(1) for e, v in zip(errors, directions, strict=True))  # (B,)
+    for block, below, v in zip(blocks, inputs, directions, strict=True):
+        delta = slopes.view(-1, *[1] * (v.dim() - 1)) * v / len(slopes)
+        for p, g in zip(
+            block.affine.parameters(),
+            torch.autograd.grad(block.product(below), block.affine.parameters(), delta),
+            strict=True,
+        ):
+            assert_close(found[p], g)
+
+
+# -- SoftHebb
+
+
+@pytest.mark.parametrize("model", [MLP, CONV, LOCAL], ids=["mlp", "conv", "local"])
+def test_softhebb_equals_its_formulas(model):
+    algorithm, batch = ready("algo=softhebb", "algo.temperature=0.5", *model, size=3)
+    found = gradients_of(algorithm, algorithm.step(batch))
+    below = batch.images
+    for block in algorithm.stack.blocks:
+        product = block.product(below).detach()
+        affine = block.affine
+        if model is MLP:
+            fields, weights = [below.flatten(1)], [affine.weight]  # of each position: (B, inputs) and (units, inputs)
+        elif model is CONV:
+            unfolded = torch.nn.functional.unfold(below, 3, padding=1, stride=2)  # (B, inputs, positions)
+            fields = list(unfolded.movedim(2, 0))
+            weights = [affine.weight.flatten(1)] * len(fields)
+        else:
+            fields, weights = list(affine.fields(below)), [w.T for w in affine.weight]
+        changes = []
+        for x, w in zip(fields, weights, strict=True):
+            change = torch.zeros_like(w)
+            for image in x:
+                u = w @ image
+                y = (u / 0.5).softmax(0)
+                y = torch.where(torch.arange(len(u)) == u.argmax(), y, -y)
+                change += y[:, None] * (image[None] - u[:, None] * w) / len(x)
+            changes.append(change.detach())
+        gradient = found[affine.weight]
+        if model is LOCAL:
+            assert_close(gradient, -torch.stack(changes).transpose(1, 2))
+        else:
+            assert_close(gradient, -torch.stack(changes).sum(0).view_as(gradient))
+        below = block.after(product)
+    logits = algorithm.stack.head(below)
+    expected = torch.autograd.grad(cross_entropy(logits, batch.labels), algorithm.stack.head.affine.weight)
+    assert_close(found[algorithm.stack.head.affine.weight], expected[0])
+
+
+# -- predictive coding
+
+
+@pytest.mark.parametrize("model", [(*MLP, "model.activation=tanh"), (*CONV,)], ids=["mlp", "conv"])
+def test_predictive_coding_comes_to_backpropagation_where_the_label_pulls_weakly(model):
+    words = ("algo.steps=200", "algo.rate=0.3", "algo.beta=1e-4")
+    algorithm, batch = ready("algo=predictive_coding", *words, *model)
+    parameters = list(algorithm.parameters())
+    found = gradients_of(algorithm, algorithm.step(batch))
+    expected = torch.autograd.grad(cross_entropy(algorithm.stack(batch.images), batch.labels), parameters)
+    for p, g in zip(parameters, expected, strict=True):
+        assert torch.nn.functional.cosine_similarity(found[p].flatten(), g.flatten(), 0) > 0.999
+        assert found[p].norm().item() == pytest.approx(g.norm().item(), rel=0.01)
+
+
+def test_the_energy_of_predictive_coding_by_hand():
+    algorithm, batch = ready("algo=predictive_coding", "algo.beta=0.5", *MLP)
+    x, labels = batch.images.flatten(1).numpy(), batch.labels.numpy()
+    states = [torch.rand(6, 12, dtype=torch.double), torch.rand(6, 11, dtype=torch.double)]
+    (w1, b1), (w2, b2), (w3, b3) = map(arrays, [*algorithm.stack.blocks, algorithm.stack.head])
+    one, two = (state.numpy() for state in states)
+    errors = one - np.maximum(x @ w1.T + b1, 0), two - np.maximum(one @ w2.T + b2, 0)
+    surprise = -np.log(softmax(two @ w3.T + b3)[np.arange(6), labels]).sum()
+    expected = sum(np.square(e).sum() for e in errors) / 2 + 0.5 * surprise
+    assert algorithm.energy(batch, states).item() == pytest.approx(expected, rel=1e-6)
