@@ -184,7 +184,6 @@ def test_all_losses_in_one_backward_pass_give_the_same_gradients_as_one_after_th
         "model.batch_norm=true",
         "model.activation=tanh",
         "trainer.precision=bf16-mixed",
-        "trainer.precision=64-true",
         "data.shift=2",
     ],
 )

@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import kills
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -39,15 +38,6 @@ SMALL = ["data=digits", "algo=bp", "model=mlp", "model.widths=[8]", "logger=none
 
 
 # -- kills
-
-
-@pytest.mark.parametrize("case", ["ff", "bp"])
-def test_killed_twice_at_random_moments(case, tmp_path, warm_process, monkeypatch):
-    monkeypatch.setattr(kills, "start", lambda cwd, *words: warm_process.start(*words, cwd=cwd))
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    moments = kills.kill_and_compare(case, 2, folder, random.Random(7))
-    assert moments
 
 
 SLOW_SAVES = """

@@ -11,7 +11,6 @@ import torch
 from conftest import MNIST, needs_mnist, settings
 
 from ffbp.lifecycle import train as run
-from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint, write_checkpoint
 
 FF, BP = "algo=ff data=digits", "algo=bp model=mlp data=digits"
 LAST = Path("checkpoints", "last.ckpt")
@@ -37,6 +36,7 @@ SETTINGS = [
     # unknown keys and choices
     ("trainr.max_epochs=1", 2, "trainer.max_epochs"),
     (f"{FF} algo.treshold=1", 2, "algo.threshold"),
+    (f"{BP} model.widths=[1000000000000000000000000]", 2, "more than 64 bits"),
     ("algo=nope", 2, "bp, feedback, ff, random_features"),
     ("model=nope", 2, "cnn, conv, local, mlp"),
     ("data=minst", 2, "did you mean mnist"),
@@ -75,6 +75,9 @@ SETTINGS = [
     ("compile=perhaps", 2, "compile=perhaps"),
     (f"{BP} algo.optimizer.name=rmsprop", 2, "'adamw'"),
     ("trainer.limit_train_batches=0", 2, "limit_train_batches=0"),
+    (f"{BP} trainer.limit_val_batches=0.5", 2, "less than one of 1"),
+    (f"{BP} +trainer.val_check_interval=0.5", 2, "an epoch is validated at its end"),
+    (f"{BP} +trainer.model_registry=mine", 2, "nothing is uploaded"),
     (f"{BP} algo.optimizer.lr=[1,2]", 2, "one number"),
     *[(f"{FF} algo.threshold={value}", 2, "threshold=.*number") for value in ("nan", "0", "-1")],
     (f"{FF} model.widths=[]", 2, "widths"),
@@ -227,10 +230,6 @@ def test_a_saved_run_goes_on(saved, warm):
     assert "finished" in again.stdout
 
 
-def forget_previous(saved: Path) -> None:
-    previous_of(saved / LAST).unlink()
-
-
 def test_resuming_with_other_settings(saved, warm):
     words = "resume=run algo.optimizer.lr=0.1 data.batch_size=7 seed=3"
     says = r"seed is 0 there, 3 here.*lr is 0.005 there, 0.1 here.*batch_size is 50 there, 7 here"
@@ -242,93 +241,6 @@ def test_resuming_with_other_settings(saved, warm):
 def test_a_taken_directory(saved, warm):
     (saved / "status.json").write_text('{"state": "interrupted", "overrides": [], "error": null}')
     assert_refused(warm, f"{BP} hydra.run.dir=run", 2, "resume=run")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "says"),
-    [
-        ("widths:\n  - 8\n", "widths:\n  - 8\n  - 8\n", r"model\.widths is \[8\] there, \[8, 8\] here"),
-        ("activation: relu", "activation: tanh", "model.activation is 'relu' there, 'tanh' here"),
-        ("batch_size: 50", "batch_size: 60", "data.batch_size is 50 there, 60 here"),
-        ("name: adam", "name: sgd", "algo.optimizer.name is 'adam' there, 'sgd' here"),
-    ],
-    ids=["depth", "model", "data", "algo"],
-)
-def test_a_checkpoint_of_another_run(old, new, says, saved, warm):
-    other_settings(saved, old, new)
-    assert_refused(warm, "resume=run", 4, f"last.ckpt: .*{says}")
-
-
-FLIPPED = [("flipped", lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1 :])]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"a text\n", FLIPPED[0][1]],
-    ids=["empty", "truncated", "a text file", "flipped"],
-)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, saved, warm):
-    last = saved / LAST
-    whole = last.read_bytes()
-    last.write_bytes(damage(whole))
-    done = warm("resume=run")
-    assert done.wait() == 0, done.stderr
-    assert re.fullmatch(r"run/checkpoints/last.ckpt: .*last.previous.ckpt. Resuming from that one.\n", done.stderr)
-    assert last.with_name("last.damaged.ckpt").read_bytes() == damage(whole)
-    assert read_checkpoint(last)["epoch"] == 3
-    assert read_checkpoint(previous_of(last))["epoch"] == 2
-
-
-@pytest.mark.parametrize("kind", ["damaged", "foreign", "unsafe", "of a later version"])
-def test_a_checkpoint_that_cannot_be_used_and_nothing_before_it(kind, saved, warm):
-    last = saved / LAST
-    forget_previous(saved)
-    content = read_checkpoint(last)
-    if kind == "damaged":
-        last.write_bytes(last.read_bytes()[:-1000])
-    elif kind == "foreign":
-        torch.save(content, last)
-    elif kind == "unsafe":
-        write_checkpoint(last, content | {"trap": Path("trap")})
-    else:
-        write_checkpoint(last, content | {"ffbp": content["ffbp"] | {"format": 99}})
-    previous_of(last).unlink(missing_ok=True)
-    says = {
-        "damaged": "truncated",
-        "foreign": "not a checkpoint",
-        "unsafe": "refused",
-        "of a later version": "format 99",
-    }
-    assert_refused(warm, "resume=run", 4, f"last.ckpt: .*{says[kind]}")
-
-
-def test_a_saved_run_that_names_a_foreign_target(saved, warm):
-    config = saved / ".hydra" / "config.yaml"
-    for target in (
-        "os.system",
-        "ffbp.cli.compose.os.system",
-        "ffbp.models.stack.nn.Linear",
-        "lightning.pytorch.Trainer",
-    ):
-        original = config.read_text()
-        text = original.replace("callbacks: {}", f"callbacks: {{x: {{_target_: {target}, command: touch was_run}}}}")
-        assert text != original
-        config.write_text(text)
-        assert_refused(warm, "resume=run", 4, f"{target}: refused.*trust=")
-        config.write_text(original)
-    assert not (warm.folder / "was_run").exists()
-
-
-def test_a_run_directory_without_usable_settings(saved, warm):
-    other_settings(saved, "max_epochs: 4", "max_epochs: many")
-    assert_refused(warm, "resume=run", 4, "its settings cannot be used: trainer.max_epochs=many")
-    (saved / ".hydra" / "config.yaml").write_text("seed: [")
-    assert_refused(warm, "resume=run", 4, "run/.hydra/config.yaml: cannot be read as settings")
-
-
-def test_lost_checkpoints_are_not_taken_for_a_run_that_had_none(saved, warm):
-    shutil.rmtree(saved / "checkpoints")
-    assert_refused(warm, "resume=run", 4, "last.ckpt: cannot be read")
 
 
 # -- the machine

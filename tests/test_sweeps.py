@@ -1,7 +1,9 @@
-"""A sweep survives its jobs, says what became of each, and goes on where it was stopped."""
+"""A sweep survives its jobs, says what became of each, and goes on where it was stopped, as a user types it."""
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,179 +11,331 @@ import time
 from pathlib import Path
 
 import pytest
-from same_run import start
 
-from ffbp.lifecycle.checkpoint import read_checkpoint
+from ffbp.lifecycle.job import job_folder
 
-SMALL = ["data=digits", "algo=bp", "model=mlp", "model.widths=[8]", "logger=none", "trainer=cpu"]
-SWEEP = ["-m", *SMALL, "hydra.sweep.dir=sweep"]
+SMALL = ["-m", "data=digits", "algo=bp", "model=mlp", "model.widths=[8]"]
+LONG = [*SMALL, "trainer.max_epochs=15", "checkpoint.every_n_steps=5"]
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+LAUNCHERS = {
+    "basic": [],
+    "joblib": JOBLIB,
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
+}
 
 
-def jobs_of(folder: Path) -> list[dict]:
-    return json.loads((folder / "sweep" / "sweep.json").read_text())
+def sweep_of(folder: Path) -> Path:
+    """The sweep in the default directory, the only one."""
+    [found] = folder.glob("logs/sweeps/*")
+    return found
 
 
-def states(folder: Path) -> list[str]:
-    return [job["state"] for job in jobs_of(folder)]
+def jobs_of(sweep: Path) -> list[dict]:
+    return json.loads((sweep / "sweep.json").read_text())
+
+
+def states(sweep: Path) -> list[str]:
+    return [job["state"] for job in jobs_of(sweep)]
+
+
+def job(sweep: Path, override: str) -> Path:
+    return next(folder for folder in sweep.iterdir() if re.search(rf"\b{override}[,@]", folder.name))
+
+
+def wait_for(folder: Path, pattern: str, number: int = 1) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob(pattern))) < number:
+        assert time.monotonic() < deadline, pattern
+        time.sleep(0.002)
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.glob("**/*") if path.is_file()}
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_six_jobs_of_which_one_is_refused_and_one_breaks(launcher, warm, command, tmp_path):
-    words = [*SWEEP, "algo.optimizer.name=sgd", "algo.optimizer.lr=0.1,0.2,-1,1e30,0.3,0.4", "trainer.max_epochs=2"]
-    if launcher == "basic":
-        folder = warm.folder
-        sweep = lambda: warm(*words)  # noqa: E731
-    else:
-        folder = tmp_path
-        sweep = lambda: start(tmp_path, *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")  # noqa: E731
-    assert sweep().wait(300) == 1
-    assert states(folder) == ["finished", "finished", "failed", "failed", "finished", "finished"]
-    errors = [job["error"] for job in jobs_of(folder)]
-    assert "lr=-1: a number above 0" in errors[2]
-    assert "NaN or infinite" in errors[3]
-    finished = [path.parent for path in sorted(folder.glob("sweep/*/metrics.json"))]
-    assert len(finished) == 4
-    overrides = json.loads((finished[0] / "status.json").read_text())["overrides"]
-    assert {"algo.optimizer.lr=0.1", "trainer.max_epochs=2"} <= set(overrides)
+# -- where a job lies
 
-    before = {directory: contents(directory) for directory in finished}
-    again = sweep()
+VALUES = ["a", "-a", "a-b", "a/b", "a\\b", "'a'", '"a"', "[a]", "{a:1}", "[a,b]", "'a,b'", "a;b", "$(a)", "é", "a*b"]
+VALUES += ["a@b", "#a", "a b", "\n", 300 * "a", 301 * "a"]
+ODD = [*(f"x={value}" for value in VALUES), "+x=a", "~x", "-x", ".x=a"]
+
+
+def test_folders_of_jobs_are_safe_short_and_different():
+    names = [job_folder(words) for odd in ODD for words in ([odd], [odd, "seed=0"], ["seed=1", odd])]
+    assert len(set(names)) == len(names)
+    for name in [*names, job_folder([])]:
+        assert re.fullmatch(r"[\w+=][\w.,=+@-]{0,119}", name, flags=re.ASCII)
+
+
+def test_the_folder_of_a_job_depends_on_its_own_settings_alone():
+    words = ["seed=0", "algo.optimizer.lr=0.1", "algo=bp", "trainer.max_epochs=2"]
+    elsewhere = ["paths.data_dir=/data", "hydra.sweep.dir=x", "debug=true", "+sweep=seeds"]
+    name = "algo=bp,seed=0,trainer.max_epochs=2,algo.optimizer.lr=0.1"
+    assert job_folder(words) == job_folder(words[::-1]) == job_folder([*elsewhere, *words]) == name
+
+
+def test_a_sweep_of_long_and_nested_settings(warm):
+    words = ["paths.data_dir=/data", "model.widths=[8],[8,4]", "+data.name='a/b ü'", "algo.optimizer.weight_decay=0.0"]
+    words += [f"trainer.{name}=1.0" for name in ("limit_val_batches", "limit_test_batches", "limit_train_batches")]
+    words += ["algo.optimizer.momentum=0.9", "algo.optimizer.lr=0.003", "data.batch_size=100", "data.val_size=100"]
+    done = warm(*SMALL[:-1], *words, "trainer.max_epochs=1")
+    assert done.wait() == 0, done.stderr
+    assert states(sweep_of(warm.folder)) == ["finished"] * 2
+
+
+# -- what ends a job, and what a sweeper learns of it
+
+RECORDER = """
+import json
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+class Recorder(BasicSweeper):
+    def sweep(self, arguments):
+        batches = super().sweep(arguments)
+        json.dump([done.return_value for batch in batches for done in batch], open("returned.json", "w"))
+        return batches
+"""
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_that_is_refused_or_breaks_stops_no_other_and_a_sweeper_gets_the_accuracies(launcher, warm):
+    plugins = warm.folder / "plugins" / "hydra_plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "recorder.py").write_text(RECORDER)
+    packages = os.pathsep.join([str(plugins.parent), os.environ.get("PYTHONPATH", "")])
+    words = [*SMALL, "algo.optimizer.name=sgd", "algo.optimizer.lr=0.1,-1,1e30,0.2"]
+    words += ["trainer.max_epochs=2", "hydra.sweep.dir=sweep", "hydra.sweeper._target_=hydra_plugins.recorder.Recorder"]
+    sweep = warm.folder / "sweep"
+
+    first = warm(*words, *LAUNCHERS[launcher], PYTHONPATH=packages)
+    assert first.wait(300) == 1, first.stderr
+    assert "Traceback" not in first.stderr
+    assert "2 of 4 jobs are not finished" in first.stderr
+    ended = {re.search("lr=([^,@]+)", job["job"])[1]: job for job in jobs_of(sweep)}
+    assert {rate: job["state"] for rate, job in ended.items()} == {
+        "-1": "failed",
+        "0.1": "finished",
+        "0.2": "finished",
+        "1e+30": "failed",
+    }
+    assert "lr=-1: a number above 0" in ended["-1"]["error"]
+    assert "NaN or infinite" in ended["1e+30"]["error"]
+    best = [json.loads((job(sweep, f"lr={rate}") / "metrics.json").read_text())["val/acc"] for rate in (0.1, 0.2)]
+    returned = json.loads((warm.folder / "returned.json").read_text())
+    assert (returned[0], returned[3]) == tuple(best)
+    assert all(map(math.isnan, returned[1:3]))
+    before = {rate: contents(job(sweep, f"lr={rate}")) for rate in (0.1, 0.2)}
+    again = warm(*words, PYTHONPATH=packages)
     assert again.wait(300) == 1
-    output = again.stdout if launcher == "basic" else again.stdout.read()
-    assert output.count("finished, skipped") == 4
-    assert {directory: contents(directory) for directory in finished} == before
-    assert states(folder) == ["finished", "finished", "failed", "failed", "finished", "finished"]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_sweep_stopped_in_its_third_job_goes_on(number, code, warm):
-    folder = warm.folder
-    words = [*SWEEP, "seed=0,1,2,3", "trainer.max_epochs=15", "checkpoint.every_n_steps=5"]
-    whole = warm(*words, "hydra.sweep.dir=whole")
-    assert whole.wait(300) == 0, whole.stderr
-
-    sweep = warm(*words)
-    while not list(folder.glob("sweep/2_*/checkpoints/last.ckpt")):
-        time.sleep(0.005)
-    sweep.kill(number)
-    assert sweep.wait(60) == code
-    assert "Traceback" not in sweep.stderr
-    assert states(folder) == ["finished", "finished", "interrupted"]
-    assert "hydra.sweep.dir=sweep" in sweep.stderr
-    third = next(folder.glob("sweep/2_*"))
-    stopped_at = read_checkpoint(third / "checkpoints" / "last.ckpt")["global_step"]
-    assert 0 < stopped_at < 375
-
-    again = warm(*words)
-    assert again.wait(300) == 0, again.stderr
     assert again.stdout.count("finished, skipped") == 2
-    assert states(folder) == ["finished"] * 4
-    whole_accuracies = [job["test/acc"] for job in json.loads((folder / "whole" / "sweep.json").read_text())]
-    assert [job["test/acc"] for job in jobs_of(folder)] == whole_accuracies
+    assert {rate: contents(job(sweep, f"lr={rate}")) for rate in (0.1, 0.2)} == before
+    assert json.loads((warm.folder / "returned.json").read_text())[::3] == best
 
 
-def test_a_killed_sweep_goes_on_and_starts_afresh_what_had_no_checkpoint(warm):
-    folder = warm.folder
-    words = [*SWEEP, "seed=0,1", "trainer.max_epochs=2"]
-    sweep = warm(*words)
-    while not list(folder.glob("sweep/1_*/status.json")):
-        time.sleep(0.001)
-    sweep.kill()
-    sweep.wait()
-    again = warm(*words)
-    assert again.wait(300) == 0, again.stderr
+# -- stopped and continued
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_sweep_stopped_in_its_second_job_goes_on_and_grows(number, warm):
+    started = warm(*LONG, "seed=0,1")
+    wait_for(warm.folder, "logs/sweeps/*/*seed=1*/checkpoints/last.ckpt")
+    started.kill(number)
+    assert started.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
+    sweep = sweep_of(warm.folder)
+    here = f"hydra.sweep.dir={sweep.relative_to(warm.folder)}"
+    if number != signal.SIGKILL:
+        assert "Traceback" not in started.stderr
+        assert states(sweep) == ["finished", "interrupted"]
+        assert here in started.stderr
+    again = warm(*LONG, "seed=0,1", here)
+    assert again.wait() == 0, again.stderr
     assert again.stdout.count("finished, skipped") == 1
-    assert states(folder) == ["finished"] * 2
+    more = warm(*LONG, "seed=1,2,0", here)
+    assert more.wait() == 0, more.stderr
+    assert more.stdout.count("finished, skipped") == 2
+    assert states(sweep) == ["finished"] * 3
+    unbroken = warm(*LONG, "seed=1", "hydra.sweep.dir=unbroken")
+    assert unbroken.wait() == 0
+    assert jobs_of(warm.folder / "unbroken") == jobs_of(sweep)[1:2]
 
 
-def test_other_settings_in_the_same_directory_are_refused_and_lose_nothing(warm):
-    assert warm(*SWEEP, "seed=0", "trainer.max_epochs=1").wait() == 0
-    job = next(warm.folder.glob("sweep/0_*"))
-    before = contents(job)
-    other = warm(*SWEEP, "seed=0,1", "trainer.max_epochs=2")
-    assert other.wait() == 1
-    assert "contains a run with other settings" in other.stderr
-    assert jobs_of(warm.folder)[0]["error"]
-    before.pop(job / "status.json")
-    assert before.items() <= contents(job).items()
-    assert warm(*SWEEP, "seed=0", "trainer.max_epochs=1").wait() == 0  # the very same is finished
-
-    written = job / ".hydra" / "config.yaml"
-    written.write_text(written.read_text().replace("weight_decay: 0.0", "weight_decay: 0.5", 1))
-    changed = warm(*SWEEP, "seed=0", "trainer.max_epochs=1")  # as if a YAML had been changed since
-    assert changed.wait() == 1
-    assert "algo.optimizer.weight_decay is 0.5 there, 0.0 here" in changed.stderr
+def test_a_sweep_killed_before_its_first_checkpoint_starts_that_job_afresh(warm):
+    started = warm(*SMALL, "seed=0,1")
+    wait_for(warm.folder, "logs/sweeps/*/*seed=1*/status.json")
+    started.kill()
+    started.wait()
+    again = warm(*SMALL, "seed=0,1", f"hydra.sweep.dir={sweep_of(warm.folder)}")
+    assert again.wait() == 0, again.stderr
+    assert again.stdout.count("finished, skipped") == 1
+    assert states(sweep_of(warm.folder)) == ["finished"] * 2
 
 
-def test_a_job_that_is_going_on_is_left_alone(warm):
-    words = [*SWEEP, "seed=0", "trainer.max_epochs=300"]
-    first = warm(*words)
-    while not list(warm.folder.glob("sweep/*/checkpoints/last.ckpt")):
-        time.sleep(0.005)
-    directory = next(warm.folder.glob("sweep/0_*"))
-    resumed = warm(f"resume={directory}")
-    assert resumed.wait() == 2
-    assert "another process is running there" in resumed.stderr
-    first.kill(signal.SIGTERM)
-    assert first.wait() == 143
-
-
-def joblib_sweep(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return start(folder, *SWEEP, *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-
-
-def test_side_by_side_a_signal_saves_all_and_starts_no_more(tmp_path):
-    words = ["seed=0,1,2,3", "trainer.max_epochs=400"]
-    sweep = joblib_sweep(tmp_path, *words)
-    while len(list(tmp_path.glob("sweep/*/checkpoints/last.ckpt"))) < 2:
-        time.sleep(0.01)
-    sweep.send_signal(signal.SIGTERM)
-    _, errors = sweep.communicate(timeout=120)
-    assert sweep.returncode == 143, errors
-    assert states(tmp_path) == ["interrupted", "interrupted"]
-
-
-def test_side_by_side_a_killed_worker_is_reported(tmp_path):
-    sweep = joblib_sweep(tmp_path, "seed=0,1,2", "trainer.max_epochs=2000")
-    while len(list(tmp_path.glob("sweep/*/checkpoints/last.ckpt"))) < 2:
-        time.sleep(0.01)
-    workers = subprocess.run(["pgrep", "-P", str(sweep.pid), "-f", "popen_loky"], capture_output=True, text=True)
-    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
-    _, errors = sweep.communicate(timeout=120)
-    assert sweep.returncode == 6, errors
-    assert "a worker of the sweep was killed" in errors
-    assert "Traceback" not in errors
+def test_side_by_side_a_signal_saves_all_and_starts_no_more(warm):
+    started = warm(*SMALL, *JOBLIB, "seed=0,1,2,3", "trainer.max_epochs=2000")
+    wait_for(warm.folder, "logs/sweeps/*/*/checkpoints/last.ckpt", 2)
+    started.kill(signal.SIGTERM)
+    assert started.wait() == 143, started.stderr
+    sweep = sweep_of(warm.folder)
+    assert states(sweep) == ["interrupted", "interrupted"]
+    assert f"hydra.sweep.dir={sweep.relative_to(warm.folder)}" in started.stderr
 
 
 def children(pid: int) -> list[int]:
     return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
+def workers(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "popen_loky"], capture_output=True, text=True)
+    return [int(worker) for worker in found.stdout.split()]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs have processes of their own on Linux only")
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_killed_job_is_named_stops_no_other_and_goes_on(launcher, warm, tmp_path):
-    words = [*SWEEP, "seed=0,1,2", "trainer.max_epochs=15", "checkpoint.every_n_steps=5"]
-    if launcher == "basic":
-        folder = warm.folder
-        sweep = lambda: warm(*words)  # noqa: E731
-    else:
-        folder = tmp_path
-        sweep = lambda: start(tmp_path, *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")  # noqa: E731
-    running = sweep()
-    while not list(folder.glob("sweep/1_*/checkpoints/last.ckpt")):
-        time.sleep(0.005)
-    jobs = children(running.pid)
-    if launcher == "joblib":
-        jobs = [job for worker in jobs for job in children(worker)] or jobs
-    for job in jobs:
-        os.kill(job, signal.SIGKILL)
-    assert running.wait(300) == 1
-    assert states(folder) == ["finished", "failed", "finished"]
-    assert "killed" in jobs_of(folder)[1]["error"]
+def test_a_killed_job_is_named_stops_no_other_and_goes_on(launcher, warm):
+    alone = [] if launcher == "basic" else [*JOBLIB[:1], "hydra.launcher.n_jobs=1"]
+    started = warm(*LONG, "seed=0,1,2", *alone)
+    wait_for(warm.folder, "logs/sweeps/*/*seed=1*/checkpoints/last.ckpt")
+    sweep = sweep_of(warm.folder)
+    jobs = [child for child in children(started.pid) if child not in workers(started.pid)]
+    for child in [child for worker in workers(started.pid) for child in children(worker)] or jobs:
+        os.kill(child, signal.SIGKILL)
+    assert started.wait(300) == 1, started.stderr
+    assert states(sweep) == ["finished", "failed", "finished"]
+    assert "killed" in jobs_of(sweep)[1]["error"]
+    again = warm(*LONG, "seed=0,1,2", f"hydra.sweep.dir={sweep}")
+    assert again.wait() == 0, again.stderr
+    assert states(sweep) == ["finished"] * 3
 
-    assert sweep().wait(300) == 0
-    assert states(folder) == ["finished"] * 3
+
+def test_side_by_side_a_killed_worker_is_reported(warm):
+    started = warm(*SMALL, *JOBLIB, "seed=0,1,2", "trainer.max_epochs=2000")
+    wait_for(warm.folder, "logs/sweeps/*/*/checkpoints/last.ckpt", 2)
+    os.kill(workers(started.pid)[0], signal.SIGKILL)
+    assert started.wait() == 6, started.stderr
+    assert "a worker of the sweep was killed" in started.stderr
+    assert "Traceback" not in started.stderr
+    assert {"failed"} <= set(states(sweep_of(warm.folder)))
+
+
+# -- what lies on the disk
+
+DAMAGES = {
+    "0": lambda run: (run / "status.json").unlink(),
+    "1": lambda run: (run / "status.json").write_text('{"state": [1], "error": 2}'),
+    "2": lambda run: (run / "status.json").write_bytes(b"\xff{"),
+    "3": lambda run: (run / "metrics.json").unlink(),
+    "4": lambda run: (run / "metrics.json").write_text('{"test/ac'),
+    "5": lambda run: (run / "metrics.json").write_text('{"test/acc": [1]}'),
+}
+
+
+def test_a_job_with_a_damaged_file_fails_the_sweep_and_the_same_command_mends_it(warm):
+    words = [*SMALL, "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
+    whole = warm(*words, f"seed={','.join(DAMAGES)},6,7")
+    assert whole.wait() == 0, whole.stderr
+    sweep = warm.folder / "sweep"
+    before = jobs_of(sweep)
+    for seed, damage in DAMAGES.items():
+        damage(job(sweep, f"seed={seed}"))
+    for path in job(sweep, "seed=7").glob("*.json"):
+        path.write_text("")  # as a power failure leaves them
+
+    one = warm(*words, "seed=6")
+    assert one.wait() == 1
+    assert one.stderr.count("\n") == 1
+    assert "7 of 8 jobs are not finished" in one.stderr
+    assert states(sweep) == [*["failed"] * 6, "finished", "failed"]
+    assert all("missing or damaged" in job["error"] for job in jobs_of(sweep) if job["state"] == "failed")
+
+    again = warm(*words, f"seed={','.join(DAMAGES)},6,7")
+    assert again.wait() == 0, again.stderr
+    assert jobs_of(sweep) == before
+
+
+def test_what_cannot_be_written_at_the_end_is_said_and_no_success(warm):
+    words = [*SMALL, "trainer.max_epochs=1", "hydra.sweep.dir=sweep", "seed=0,1"]
+    sweep = warm.folder / "sweep"
+    sweep.mkdir()
+    blocked = sweep / ".sweep.json.new"  # what is written before it becomes sweep.json
+    blocked.mkdir()
+    ended = warm(*words)
+    assert ended.wait() == 6
+    assert ended.stderr.count("\n") == 1
+    assert "sweep/sweep.json: cannot be written (Is a directory)" in ended.stderr
+    blocked.rmdir()
+    second = job(sweep, "seed=1")
+    (second / "status.json").unlink()
+    (second / ".status.json.new").mkdir()
+    ended = warm(*words)
+    assert ended.wait() == 1
+    assert "status.json: cannot be written (Is a directory)" in ended.stderr
+    assert states(sweep) == ["finished", "failed"]
+
+
+def test_other_settings_under_the_same_overrides_are_refused_and_lose_nothing(warm):
+    words = [*SMALL, "algo=ff", "model.widths=[8,8]", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
+    assert warm(*words).wait() == 0
+    run = job(warm.folder / "sweep", "algo=ff")
+    settings = run / ".hydra" / "config.yaml"
+    content = settings.read_text()
+    settings.write_text(content.replace("  goodness_per: layer\n", ""))  # as before there was this setting
+    upgraded = warm(*words)
+    assert upgraded.wait() == 0, upgraded.stderr
+    assert "finished, skipped" in upgraded.stdout
+
+    settings.write_text(content.replace("weight_decay: 0.0", "weight_decay: 0.5", 1))
+    before = contents(run)
+    changed = warm(*words)  # as if a YAML had been changed since
+    assert changed.wait() == 1
+    assert "algo.optimizer.weight_decay is 0.5 there, 0.0 here" in changed.stderr
+    assert before.pop(run / "status.json") != (run / "status.json").read_bytes()
+    assert before.items() <= contents(run).items()
+    settings.write_text(content)
+    assert warm(*words).wait() == 0
+
+
+# -- what cannot be a sweep
+
+REFUSED = {
+    "trainer=ddp trainer.accelerator=cpu": "one by one",
+    "trainer.devices=2": "one by one",
+    "trainer.devices=[0,1]": "one by one",
+    "trainer.strategy=ddp_spawn": "one by one",
+    "paths.data_dir=a,b": "one value expected",
+    "+sweep=ff_label,ff_peers": "one value expected",
+    "hydra.sweep.subdir=${hydra.job.num}": "cannot be set",
+    "hydra.sweep.dir=old": "earlier version",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_sweep_that_cannot_work_is_refused_before_it_begins(words, warm):
+    old = warm.folder / "old" / "0_seed=0" / "status.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    refused = warm(*SMALL, "seed=0,1", *words.split())
+    assert refused.wait() == 2
+    assert refused.stderr.count("\n") == 1
+    assert REFUSED[words] in refused.stderr
+    assert [path for path in warm.folder.glob("**/*") if path.is_file()] == [old]
+
+
+def test_a_job_of_several_processes_is_refused_and_starts_the_sweep_once(warm):
+    done = warm(*SMALL, "trainer=cpu", "trainer.devices=1,2", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
+    assert done.wait() == 1
+    assert states(warm.folder / "sweep") == ["finished", "failed"]
+    assert "trainer.devices=2 in a sweep" in jobs_of(warm.folder / "sweep")[1]["error"]
+    assert done.stdout.count("run directory:") == 1
+
+
+def test_a_sweep_and_a_job_that_are_going_on_are_left_alone(warm):
+    words = [*SMALL, "seed=0,1", "trainer.max_epochs=2000", "hydra.sweep.dir=sweep"]
+    first = warm(*words)
+    wait_for(warm.folder, "sweep/*/checkpoints/last.ckpt")
+    for other in (warm(*words), warm(f"resume={job(warm.folder / 'sweep', 'seed=0')}")):
+        assert other.wait() == 2
+        assert "another process is running there" in other.stderr
+        assert other.stderr.count("\n") == 1
+    first.kill(signal.SIGTERM)
+    assert first.wait() == 143
+    assert states(warm.folder / "sweep") == ["interrupted"]

@@ -23,7 +23,9 @@ class CheckpointError(Refusal, exit_code=4):
 
 
 class NumericError(Refusal, exit_code=5):
-    """A loss became NaN or infinite."""
+    """A loss, or what a checkpoint would keep, became NaN or infinite."""
+
+    checkpoint_is_good = True  # whether the checkpoint from before is; not where its own test came to this
 
 
 class ResourceError(Refusal, exit_code=6):
@@ -36,3 +38,10 @@ class Interrupted(Refusal):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def one_line(text: object, longest: int = 1000) -> str:
+    """Some text as one printable line, whoever wrote it: white space becomes single spaces, the rest is escaped."""
+    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: longest + 1])
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"

@@ -23,7 +23,9 @@ def write_text(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.new")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text)
+        new.unlink(missing_ok=True)  # it might be a link that leads elsewhere
+        with new.open("x", encoding="utf-8") as file:
+            file.write(text)
         new.replace(path)
 
 

@@ -4,10 +4,19 @@ A class or function that Hydra builds is decorated with `@checked`: a value that
 rejected, with the setting's name and range, before anything is trained.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator, validate_call
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+    validate_call,
+)
 
 from ffbp.errors import ConfigError
 
@@ -65,7 +74,8 @@ class DataPart(Part):
 
     @model_validator(mode="after")
     def _named(self) -> "DataPart":
-        if not {"name", "source"} & set(self.model_extra or ()):
+        found = self.model_extra or {}
+        if not isinstance(found.get("name") or found.get("source"), str):
             raise ValueError("data.name: a name for the data set expected, which metrics.json and the comparison show.")
         return self
 
@@ -76,17 +86,31 @@ class CheckpointSettings(BaseModel, extra="forbid"):
     every_n_steps: ZeroOrMore
 
 
+def _is_duration(value: Any) -> bool:
+    """Whether a value is a time above 0 as Lightning takes it: DD:HH:MM:SS, or numbers of units."""
+    if isinstance(value, str):
+        return bool(re.fullmatch(r"\d{1,4}(:\d\d){3}", value) and value.strip("0:"))
+    known = isinstance(value, dict) and {*value} <= {"weeks", "days", "hours", "minutes", "seconds"}
+    numbers = list(value.values()) if known else []
+    return all(type(number) in (int, float) and 0 <= number < 1e9 for number in numbers) and any(numbers)
+
+
 class TrainerSettings(BaseModel, extra="allow"):
     """The arguments of `lightning.pytorch.Trainer` that have a range worth naming; others go through as they are."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
     devices: Literal["auto"] | int | list[int]
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
     max_epochs: Count | Endless
     max_steps: Count | Endless
+    max_time: Any = None
+    min_epochs: Count | None = None
+    min_steps: Count | None = None
     limit_train_batches: NonZeroLimit
     limit_val_batches: Limit
     limit_test_batches: NonZeroLimit
+    num_sanity_val_steps: ZeroOrMore | Endless = 0
     log_every_n_steps: Count
     check_val_every_n_epoch: Count
     accumulate_grad_batches: Count
@@ -94,10 +118,18 @@ class TrainerSettings(BaseModel, extra="allow"):
     detect_anomaly: bool
     fast_dev_run: bool | ZeroOrMore
     deterministic: bool | Literal["warn"]
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+
+    @field_validator("max_time")
+    @classmethod
+    def _a_duration(cls, value: Any) -> Any:
+        if not (value is None or _is_duration(value)):
+            raise ValueError(f"trainer.max_time={value}: DD:HH:MM:SS expected, such as 00:12:00:00.")
+        return value
 
     @model_validator(mode="after")
     def _an_end(self) -> "TrainerSettings":
-        if self.max_epochs == -1 and self.max_steps == -1 and getattr(self, "max_time", None) is None:
+        if self.max_epochs == -1 and self.max_steps == -1 and self.max_time is None:
             raise ValueError("trainer.max_epochs=-1: an end is needed, set max_epochs, max_steps or max_time.")
         return self
 
@@ -139,13 +171,14 @@ def describe(group: str, error: ValidationError) -> str:
     names = [
         str(part)
         for part in first["loc"]
-        if not str(part).startswith(("float", "constrained", "list[", "bool", "literal"))
+        if not str(part).startswith(("float", "constrained", "list[", "bool", "literal", "function"))
     ]
     place = ".".join([group, *names] if group else names)
     if first["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden"):
         return f"{place}: {first['msg'].lower()}."
-    wanted = EXPECTED.get(first["type"], first["msg"].removeprefix("Input should be "))
-    return f"{place}={first['input']}: {wanted.format(**first.get('ctx', {}))} expected."
+    ours = EXPECTED.get(first["type"])
+    wanted = ours.format(**first.get("ctx", {})) if ours else first["msg"].removeprefix("Input should be ")
+    return f"{place}={first['input']}: {wanted} expected."
 
 
 EXPECTED = {

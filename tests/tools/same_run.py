@@ -45,6 +45,14 @@ def assert_equal(a: Any, b: Any, path: str = "") -> None:
         assert a == b, path
 
 
+def count_tensors(node: Any) -> int:
+    """How many there are in a checkpoint's content."""
+    if isinstance(node, torch.Tensor):
+        return 1
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+    return sum(map(count_tensors, children))
+
+
 def assert_same_run(first: Path, second: Path) -> None:
     """Weights, optimizer, rows and metrics are the same to the bit, times and the revision that ran aside."""
     for name in ("last.ckpt", "best.ckpt"):

@@ -54,7 +54,7 @@ class Started:
 
     def __init__(self, warm: Warm, words: list[str], cwd: Path, environment: dict[str, str]) -> None:
         Started.count += 1
-        self.warm = warm
+        self.warm, self.words = warm, words[1:]
         self.files = [cwd.with_name(f"{cwd.name}.{Started.count}.{name}") for name in ("out", "err")]
         paths = [str(file) for file in self.files]
         self.pid = warm.ask(words=words, cwd=str(cwd), environment=environment, files=paths)
@@ -62,11 +62,15 @@ class Started:
 
     @property
     def stdout(self) -> str:
-        return self.files[0].read_text()
+        return self._read(0)
 
     @property
     def stderr(self) -> str:
-        return self.files[1].read_text()
+        return self._read(1)
+
+    def _read(self, number: int) -> str:
+        file = self.files[number]
+        return file.read_text() if file.exists() else ""  # killed before it was there
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal, None while it runs."""

@@ -1,18 +1,21 @@
 """What all learning rules share: how they are measured, how their parameters move, how they answer."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.nn import BatchNorm1d
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ffbp.algorithms.measured import Measured
 from ffbp.algorithms.optimizers import make_optimizer, schedule_gain
 from ffbp.algorithms.step import Step, WrittenGradients
-from ffbp.data import Batch
+from ffbp.data import Batch, MemoryData
 from ffbp.data.draws import stream_seed
 from ffbp.errors import ConfigError
 from ffbp.models import Stack
@@ -65,6 +68,19 @@ class Algorithm(Measured):
         if not self.automatic_optimization and (trainer.gradient_clip_val or trainer.accumulate_grad_batches > 1):
             raise ConfigError("trainer.gradient_clip_val and accumulate_grad_batches cannot be set with this rule.")
 
+    def check_batches(self, trainer: pl.Trainer, data: MemoryData) -> None:
+        """Raise a ConfigError for batches that the network cannot learn from, before the run writes anything."""
+        count, limit = len(data.train.labels), trainer.limit_train_batches
+        batches = -(-count // data.batch_size)
+        reached = limit if isinstance(limit, int) else int(limit * batches)
+        smallest = count % data.batch_size if reached >= batches else 0
+        normalised = any(isinstance(norm, BatchNorm1d) for norm in self._batch_norms)
+        if (smallest or data.batch_size) == 1 and normalised:
+            raise ConfigError(
+                f"data.batch_size={data.batch_size}: leaves a batch of one of {count} images, which batch norm cannot "
+                f"learn from; choose another, or model.batch_norm=false."
+            )
+
     def compile_parts(self) -> None:
         """Compile the modules that a training step and an answer call."""
         for module in filter(None, [*self.stack.blocks, self.stack.head]):
@@ -75,7 +91,7 @@ class Algorithm(Measured):
     @contextmanager
     def second_pass(self, batch: Batch) -> Iterator[None]:
         """Run the stack once more on a batch: dropout drops the same, batch norm's running statistics stay put."""
-        norms = [module for module in self.modules() if isinstance(module, _BatchNorm)]
+        norms = self._batch_norms
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 0.0
@@ -85,6 +101,10 @@ class Algorithm(Measured):
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+
+    @cached_property
+    def _batch_norms(self) -> list[_BatchNorm]:
+        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
 
     def seed_modules(self, batch: Batch) -> None:
         """Seed the generator that modules such as dropout draw from, as a function of the batch alone."""
@@ -103,9 +123,8 @@ class Algorithm(Measured):
         return make_optimizer(groups, self.optimizer_settings)
 
     def on_train_start(self) -> None:
-        # counted in batches, since a rule without an optimizer takes no steps
-        batches, accumulated = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
-        self.total_batches = self.trainer.estimated_stepping_batches * batches / -(-batches // accumulated)
+        self.total_batches = _total_batches(self.trainer)
+        self.infinite_from_the_start = self.broken_parts()
         self.check_interval: int = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self) -> None:
@@ -113,6 +132,8 @@ class Algorithm(Measured):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.seed_modules(batch)
+        for norm in self._batch_norms:
+            norm.stands_in = not batch.counted  # type: ignore[assignment]
         _, epoch, number = batch.draws.key
         self.elapsed = (epoch * self.trainer.num_training_batches + number + 0.5) / self.total_batches
         if self.optimizer_settings is not None:
@@ -126,6 +147,9 @@ class Algorithm(Measured):
             loss = cast(Tensor, WrittenGradients.apply(list(step.gradients.values()), *step.gradients))
         else:  # a rule that has moved its parameters itself leaves nothing to differentiate
             loss = batch.images.new_zeros(()) if step.loss is None else step.loss
+        if not loss.requires_grad and self.trainer.world_size > 1:  # the others wait for the gradients of all
+            parameter = next(parameter for parameter in self.parameters() if parameter.requires_grad)
+            loss = cast(Tensor, WrittenGradients.apply([torch.zeros_like(parameter)], parameter))
         return loss * batch.loss_weight
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -134,12 +158,25 @@ class Algorithm(Measured):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if batch_idx % self.check_interval == 0:  # not after every batch: it waits for the device
-            self.check_finite()
+            self.check_means()
 
     def on_train_epoch_end(self) -> None:
-        self.check_finite()
+        self.check_means()
         self._log(self.train_means.by_name())
         self.train_means.reset()  # here and not at an epoch's start, which a run resumed within an epoch never sees
+
+
+def _total_batches(trainer: pl.Trainer) -> float:
+    """How many batches the training has, of which the last of an epoch may be too few to accumulate."""
+    batches, accumulated, steps = (
+        trainer.num_training_batches,
+        trainer.accumulate_grad_batches,
+        trainer.estimated_stepping_batches,
+    )
+    if steps == math.inf:
+        return math.inf
+    epochs, rest = divmod(steps, -(-batches // accumulated))
+    return epochs * batches + min(rest * accumulated, batches)
 
 
 def endless(trainer: pl.Trainer) -> bool:

@@ -1,6 +1,7 @@
 """How every learning rule answers and is measured."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,6 +30,7 @@ class Measured(pl.LightningModule):
         self.settings: dict[str, Any] = {}  # the run's own, kept in every checkpoint
         self.train_means, self.eval_means = EpochMeans(), EpochMeans()
         self.epoch_metrics: dict[str, Tensor] = {}  # what the last epoch came to, validation included
+        self.infinite_from_the_start: list[str] = []  # meant to be, such as a mask
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the current hook on the module forty times a step, and nn.Module's own way is slow
@@ -61,7 +63,8 @@ class Measured(pl.LightningModule):
         training = self.training
         self.eval()
         parts = torch.split(self.stack.as_input(images), PREDICT_BATCH)
-        answers = [self.answer(part.to(self.device, torch.float32)) for part in parts]
+        weight = next(self.parameters())
+        answers = [self.answer(part.to(weight.device, weight.dtype)) for part in parts]
         self.train(training)
         return torch.cat(answers).argmax(1).to(images.device)
 
@@ -69,22 +72,41 @@ class Measured(pl.LightningModule):
 
     def record(self, step: Step, batch: Batch) -> None:
         """Add a training batch to the epoch's means: loss and accuracy of its logits, and its measures."""
-        values = _loss_and_accuracy("train", step.logits.detach(), batch.labels)
-        self.train_means.update({**values, **step.measures}, len(batch.labels))
+        values = _loss_and_accuracy("train", step.logits.detach().float(), batch.labels)
+        self.train_means.update({**values, **step.measures}, batch.counted)
 
     def check_finite(self) -> None:
-        """Raise a NumericError if a recorded quantity has become NaN or infinite."""
-        broken = self.train_means.broken()
-        if not self.trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
+        """Raise a NumericError if a recorded quantity, or anything that a checkpoint would keep, is NaN or infinite."""
+        self._require_finite(self.train_means.broken(), self.broken_parts())
+
+    def check_means(self) -> None:
+        """Raise a NumericError if a recorded quantity is NaN or infinite; it looks at a few numbers only."""
+        self._require_finite(self.train_means.broken())
+
+    def broken_parts(self) -> list[str]:
+        """Where weights, buffers or what the optimizer remembers are NaN or infinite, but were not from the start."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.named_parameters()}
+        kept = [*self.named_parameters(), *self.named_buffers()]
+        for optimizer in self.trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                kept += [(f"{key} of {names[parameter]}", value) for key, value in state.items()]
+        broken = [name for name, value in kept if isinstance(value, Tensor) and not bool(value.isfinite().all())]
+        layers = [re.sub(r"stack\.blocks\.(\d+)\..*", r"layer \1", name) for name in broken]
+        return [name for name in dict.fromkeys(layers) if name not in self.infinite_from_the_start]
+
+    def _require_finite(self, quantities: Sequence[str], parts: Sequence[str] = ()) -> None:
+        """Raise a NumericError in all processes if there are quantities or parts that are not finite in any of them."""
+        if not self.trainer.strategy.reduce_boolean_decision(bool(quantities or parts), all=False):
             return
-        finite = [all(bool(p.isfinite().all()) for p in block.parameters()) for block in self.stack.blocks]
-        layers = [f"layer {k}" for k, good in enumerate(finite) if not good]
-        weights = f"; so are weights of {', '.join(layers)}" if layers else ""
-        raise NumericError(
-            f"step {self.global_step}, epoch {self.current_epoch + 1}: NaN or infinite "
-            f"{', '.join(broken) or 'loss in another process'}{weights}. Resuming would end the same way: "
-            f"take a smaller algo.optimizer.lr, or look closer with trainer.detect_anomaly=true."
+        parts = parts or self.broken_parts()
+        named = [*quantities, *([f"values in {', '.join(parts)}"] if parts else [])]
+        place = "test" if self.trainer.testing else f"step {self.global_step}, epoch {self.current_epoch + 1}"
+        error = NumericError(
+            f"{place}: NaN or infinite {', '.join(named) or 'loss in another process'}. Resuming would end the same "
+            f"way: take a smaller algo.optimizer.lr, or look closer with trainer.detect_anomaly=true."
         )
+        error.checkpoint_is_good = not self.trainer.testing
+        raise error
 
     def on_validation_epoch_start(self) -> None:
         self.eval_means.reset()
@@ -98,7 +120,10 @@ class Measured(pl.LightningModule):
         self._evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._log(self.eval_means.by_name())
+        means = self.eval_means.by_name()
+        broken = [name for name, mean in means.items() if not mean.isfinite()]
+        self._require_finite([*self.train_means.broken(), *broken])
+        self._log(means)
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -107,7 +132,7 @@ class Measured(pl.LightningModule):
         answer = (readouts[self.readout] if self.readout else self.answer(batch.images)).float()
         values = _loss_and_accuracy(phase, answer, batch.labels)
         values |= {f"{phase}/acc_{name}": accuracy(logits, batch.labels) for name, logits in readouts.items()}
-        self.eval_means.update(values, len(batch.labels))
+        self.eval_means.update(values, batch.counted)
 
     def _log(self, means: Mapping[str, Tensor]) -> None:
         for name, value in means.items():
@@ -121,8 +146,10 @@ class Measured(pl.LightningModule):
         checkpoint["train_means"] = self.train_means.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.global_rank == 0:  # they are those of all processes together
-            self.train_means.load_state(checkpoint["train_means"], self.device)
+        # those of all processes, one after the other: each takes up its own, so that sums are added in the same order
+        state, rank, world = checkpoint["train_means"], self.trainer.global_rank, self.trainer.world_size
+        mine = slice(len(state) * rank // world, len(state) * (rank + 1) // world)
+        self.train_means.load_state(state[mine], self.device)
 
 
 def _loss_and_accuracy(phase: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torchvision.utils import make_grid
 
 from ffbp.algorithms import Algorithm
 from ffbp.models import Block
+from ffbp.models.local_layer import LocalConv2d
 from ffbp.settings import Count, checked
 
 
@@ -44,12 +45,14 @@ class FirstLayerPictures(pl.Callback):
 
 @torch.no_grad()
 def first_layer_picture(block: Block, image_shape: tuple[int, ...], count: int) -> Tensor:
-    """Draw the weights of at most `count` units of a first layer, dense or convolutional, side by side.
+    """Draw the weights of at most `count` units of a first layer side by side, of local ones position by position.
 
     Returns an image, shape (3, height, width), floats in [0, 1].
     """
-    weights = block.affine.weight[:count].float().cpu()
-    fields = weights.view(-1, *image_shape) if block.dense else weights  # (units, C, H, W)
+    affine = block.affine
+    weights = affine.kernels() if isinstance(affine, LocalConv2d) else affine.weight
+    fields = weights[:count].float().cpu()
+    fields = fields.view(-1, *image_shape) if block.dense else fields  # (units, C, H, W)
     fields = fields[:, :3] if fields.shape[1] in (1, 3) else fields.mean(1, keepdim=True)
     largest = fields.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
     grid: Tensor = make_grid(0.5 + 0.5 * fields / largest, nrow=16, padding=1, pad_value=1.0)

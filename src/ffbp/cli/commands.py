@@ -1,33 +1,69 @@
-"""The commands: train, evaluate and compare."""
+"""The commands: train, evaluate and compare. They import what they need once their words are known to be good."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
-from ffbp.cli.compose import read_options, train_as_composed
-from ffbp.cli.refusals import exit_code_of
-from ffbp.errors import ConfigError
-from ffbp.lifecycle.start import resume_run
+from ffbp.cli.refusals import exit_code_of, quiet_background
+from ffbp.cli.streams import output_problem, secure_streams
+from ffbp.cli.words import asks_for_help, is_debugging, read_options, reject_unusable_words, show_options
+from ffbp.errors import ConfigError, ResourceError
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
 
 def main(command: str | None = None) -> NoReturn:
     """Run a command; without one, the command that the first word names: `ffbp train algo=ff`."""
+    secure_streams()
+    debug = is_debugging()
+    if not debug:
+        quiet_background()
     if command is None and sys.argv[1:2] and sys.argv[1] in COMMANDS:
         command = sys.argv.pop(1)
     if command is None and not FIRST_PROCESS:  # which a training has started, with its own words
         command = "train"
-    sys.exit(exit_code_of(COMMANDS.get(command or "", usage), debug="debug=true" in sys.argv))
+    # read when PyTorch is imported: several processes always look for unused parameters, and it warns without any
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    code = exit_code_of(COMMANDS.get(command or "", usage), debug)
+    sys.exit(code or exit_code_of(all_is_said, debug))
+
+
+def all_is_said() -> None:
+    """Raise a ResourceError if the standard output could not be written."""
+    if problem := output_problem():
+        raise ResourceError(f"standard output: cannot be written ({problem.strerror}); some of it is lost.")
+
+
+@dataclass
+class ResumeOptions:
+    """What `train resume=` can be told, besides settings."""
+
+    resume: str
+    trust: list[str] = field(default_factory=list)
+    debug: bool = False
 
 
 def train() -> int:
     """Train an algorithm on a model and test it; or a sweep of such runs; or resume one."""
-    if not any(word.startswith("resume=") and word not in ("resume=", "resume=null") for word in sys.argv[1:]):
+    words = [word.lstrip("+") if word.lstrip("+").startswith("resume=") else word for word in sys.argv[1:]]
+    if asks_for_help(words) or not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
+        reject_unusable_words(sys.argv[1:])
+        from ffbp.cli.compose import train_as_composed
+
         return train_as_composed()
+    own = [word for word in words if word.startswith(("resume=", "trust=", "debug="))]
+    changes = [word for word in words if word not in own]
+    for word in changes:
+        key, equals, _ = word.partition("=")
+        if word.startswith("-") or not equals or not key:
+            raise ConfigError(f"{word}: not together with resume=, which takes trainer.max_epochs=, trust= and debug=.")
+    options = read_options(ResumeOptions, own)
     SIGNALS.listen()
-    resume_run(sys.argv[1:])
+    from ffbp.lifecycle.start import resume_run
+
+    resume_run(Path(options.resume), changes, trust=options.trust, debug=options.debug)
     return 0
 
 
@@ -35,23 +71,29 @@ def train() -> int:
 class EvaluateOptions:
     """What `evaluate` can be told."""
 
-    run: str = "???"  # a run directory or a checkpoint
-    images: list[str] = field(default_factory=list)  # files or folders of white digits on black
-    invert: bool = False  # they are black on white
-    data_dir: str = "${oc.env:FFBP_DATA_DIR,data}"  # where downloadable data sets are
-    trust: list[str] = field(default_factory=list)  # packages whose classes the run may name
-    debug: bool = False  # tracebacks in place of one line
+    run: Annotated[str, "a run directory or a checkpoint"]
+    images: Annotated[list[str], "files or folders of white digits on black: one, or [one,another]"] = field(
+        default_factory=list
+    )
+    invert: Annotated[bool, "true if they are black on white"] = False
+    data_dir: Annotated[str, "where downloadable data sets are; else FFBP_DATA_DIR, or data"] = ""
+    trust: Annotated[list[str], "packages whose classes the run may name, such as [mine]"] = field(default_factory=list)
+    debug: Annotated[bool, "true for tracebacks in place of one line"] = False
 
 
 def evaluate() -> int:
     """Print a run's test metrics again, or what its model sees in images."""
-    options = read_options(EvaluateOptions)
-    from ffbp.evaluation import read_images, test_metrics  # here, so that a mistyped word need not wait for PyTorch
+    if asks_for_help(sys.argv[1:]):
+        show_options(EvaluateOptions, "Test a finished run again, or ask what its model sees in images of your own.")
+        return 0
+    options = read_options(EvaluateOptions, sys.argv[1:])
+    from ffbp.evaluation import read_images, test_metrics
     from ffbp.lifecycle.load import load
 
     model = load(options.run, trust=options.trust)
     if not options.images:
-        print(json.dumps(test_metrics(model, options.data_dir), indent=2))
+        data_dir = options.data_dir or os.environ.get("FFBP_DATA_DIR", "data")
+        print(json.dumps(test_metrics(model, data_dir), indent=2))
         return 0
     names, images = read_images([Path(name) for name in options.images], model.stack.image_shape, options.invert)
     for name, label in zip(names, model.predict(images).tolist(), strict=True):
@@ -63,13 +105,16 @@ def evaluate() -> int:
 class CompareOptions:
     """What `compare` can be told."""
 
-    runs: str = "logs"  # the directory below which they lie
-    debug: bool = False
+    runs: Annotated[str, "the directory below which the runs lie; else logs"] = "logs"
+    debug: Annotated[bool, "true for tracebacks in place of one line"] = False
 
 
 def compare() -> int:
     """Compare all finished runs below a directory: a table, figures and one page."""
-    directory = Path(read_options(CompareOptions).runs)
+    if asks_for_help(sys.argv[1:]):
+        show_options(CompareOptions, "Compare finished runs with a table, figures and one page.")
+        return 0
+    directory = Path(read_options(CompareOptions, sys.argv[1:]).runs)
     from rich.console import Console
 
     from ffbp.report.page import terminal_table, write_report
@@ -85,4 +130,7 @@ COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare}
 
 def usage() -> int:
     """Say which commands there are."""
+    if asks_for_help(sys.argv[1:]):
+        print("\n".join(f"ffbp {name} --help    {command.__doc__}" for name, command in COMMANDS.items()))
+        return 0
     raise ConfigError(f"{' '.join(['ffbp', *sys.argv[1:2]])}: ffbp {', '.join(COMMANDS)} expected.")

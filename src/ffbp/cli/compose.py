@@ -1,24 +1,22 @@
-"""From the command line's words to settings: by Hydra for a training, by a dataclass for the other commands."""
+"""From the command line's words to the settings of a training, or of a sweep, by Hydra."""
 
 import logging
+import math
 import os
-import re
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ffbp.cli.refusals import did_you_mean, exit_code_of
-from ffbp.errors import ConfigError
+from ffbp.cli.refusals import exit_code_of
 from ffbp.files import CONF
 from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.job import run_job, score
 from ffbp.lifecycle.start import start_run
-from ffbp.lifecycle.sweep import run_job, summarise
+from ffbp.lifecycle.sweep import judged_by_its_files
 from ffbp.processes import FIRST_PROCESS, SIGNALS, run_in_own_process
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it cannot import it raises, and need not print
@@ -31,27 +29,34 @@ def train_as_composed() -> int:
     SIGNALS.listen()
     if not FIRST_PROCESS:
         sys.argv.append("hydra.run.dir=.")  # it exists, and only the first process writes
-    codes: list[int] = []
+    codes: list[int] = []  # of a single run
 
-    def task(config: DictConfig) -> None:
-        codes.append(_run_or_job(config, debug, main))
+    def task(config: DictConfig) -> float:
+        """Return the validation accuracy to Hydra's sweeper; NaN if there is none."""
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        if directory.is_relative_to(Path.cwd()):
+            directory = directory.relative_to(Path.cwd())  # as one would type it
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            code = _job(config, directory, debug, main)
+        else:
+            code = exit_code_of(lambda: start_run(config, directory), debug)
+            codes.append(code)
+        return score(RunDirectory(directory)) if code == 0 else math.nan
 
-    _reject_sweeps_of_several_processes()
-    hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)
-    return exit_code_of(hydra_main, debug) or (codes[0] if len(codes) == 1 else 0)
+    def run() -> int:
+        with judged_by_its_files():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)()
+        return codes[0] if codes else 0
+
+    return exit_code_of(run, debug)
 
 
-def _run_or_job(config: DictConfig, debug: bool, main: int) -> int:
-    """Do a single run, or a job of a sweep, here or in a worker that a launcher has started.
+def _job(config: DictConfig, directory: Path, debug: bool, main: int) -> int:
+    """Do a job of a sweep, here or in a worker that a launcher has started, and return its exit code.
 
     What ends a job concerns that job alone; its status.json tells the sweep. A signal concerns all jobs: in the main
     process it ends the sweep, and a worker skips what is still given to it, since its exit would kill the others.
     """
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    if directory.is_relative_to(Path.cwd()):
-        directory = directory.relative_to(Path.cwd())  # as one would type it
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return exit_code_of(lambda: start_run(config, directory), debug)
     if os.getpid() != main:
         SIGNALS.listen()
     code = 0
@@ -61,32 +66,8 @@ def _run_or_job(config: DictConfig, debug: bool, main: int) -> int:
         code = run_in_own_process(lambda: exit_code_of(lambda: run_job(config, directory), debug))
     else:
         RunDirectory(directory).remove_if_empty()
-    if SIGNALS.received is not None and os.getpid() == main:
-        summarise(directory.parent)
-        print(f"Resume with the same command and hydra.sweep.dir={directory.parent}", file=sys.stderr)
+    if SIGNALS.received is None:
+        return code
+    if os.getpid() == main:
         raise SystemExit(128 + SIGNALS.received)
-    return code
-
-
-def _reject_sweeps_of_several_processes() -> None:
-    """Reject -m with trainer=ddp before each process starts the sweep again."""
-    wrong = [word for word in sys.argv[1:] if re.match(r"trainer(\.strategy)?=.*ddp", word)]
-    if wrong and {"-m", "--multirun"} & set(sys.argv):
-        raise ConfigError(f"-m with {wrong[0]}: each process would start the sweep again; run the jobs one by one.")
-
-
-Options = TypeVar("Options")
-
-
-def read_options(kind: type[Options]) -> Options:
-    """Fill a dataclass from the command line's key=value words; a ConfigError if one is unknown, wrong or missing."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for word in sys.argv[1:]:
-        key, equals, _ = word.partition("=")
-        if not equals or key not in names:
-            raise ConfigError(f"{word}: {', '.join(f'{name}=' for name in names)} expected.{did_you_mean(key, names)}")
-    options = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(sys.argv[1:]))
-    missing = OmegaConf.missing_keys(options)
-    if missing:
-        raise ConfigError(f"{', '.join(f'{name}=' for name in sorted(missing))} is needed.")
-    return cast(Options, OmegaConf.to_object(options))
+    return 128 + SIGNALS.received

@@ -11,12 +11,21 @@ from ffbp.data.draws import Draws, seeded_generator
 
 
 class Batch(NamedTuple):
-    """One batch as an algorithm sees it, or this process's share of it."""
+    """One batch as an algorithm sees it, or this process's share of it.
+
+    A process without a share, of a batch with fewer images than processes, stands in with a copy of the first image,
+    whose loss weighs nothing and which is counted nowhere: every rule sees at least one image.
+    """
 
     images: Tensor  # (B, C, H, W), floats in [0, 1]
     labels: Tensor  # (B,), integers in [0, classes)
     draws: Draws  # this batch's source of random numbers
     loss_weight: float = 1.0  # of this share in the mean over all processes: 1 where all shares are of equal size
+
+    @property
+    def counted(self) -> int:
+        """How many images this share adds to a mean over all processes: its own, but not a copy of another's."""
+        return len(self.labels) if self.loss_weight else 0
 
 
 class ShiftedImages:
@@ -121,9 +130,10 @@ class Batches:
             begin, world = number * self.batch_size, self.world_size
             size = min(self.batch_size, len(order) - begin)  # of all processes together
             rows = slice(size * self.rank // world, size * (self.rank + 1) // world)  # of this process
+            loss_weight = (rows.stop - rows.start) * world / size
+            rows = rows if loss_weight else slice(0, 1)
             mine = slice(begin + rows.start, begin + rows.stop)
             draws = Draws((self.seed, epoch, number), size, rows, device)
             shift = draws.uniform(2).mul_(2 * self.shift + 1).long() - self.shift if self.shift else None  # (B, 2)
             self.position = (epoch, number + 1)  # before the yield, so that a checkpoint of this batch counts it
-            loss_weight = (rows.stop - rows.start) * world / size
             yield Batch(self.images.cut(starts[mine], shift), labels[mine], draws, loss_weight)

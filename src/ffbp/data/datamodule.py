@@ -107,17 +107,19 @@ class ImageData(MemoryData):
 def hold_out(training: Labelled, val_size: int, split_seed: int) -> tuple[Labelled, Labelled | None]:
     """Split training images into those trained on and those held out for validation, stratified by label.
 
-    Both parts keep the given order; the second is None if `val_size` is 0. A ConfigError if either part would have
-    fewer images than there are classes.
+    Both parts keep the given order; the second is None if `val_size` is 0. The only image of a class is trained on. A
+    ConfigError if either part would have fewer images than there are classes to divide.
     """
     if val_size == 0:
         return training, None
     images, labels = training
-    classes = len(torch.unique(labels))
-    most = len(labels) - classes
+    divisible = np.flatnonzero(labels.bincount()[labels] > 1)
+    strata = labels.numpy()[divisible]
+    classes = len(np.unique(strata))
+    most = len(strata) - classes
     if not classes <= val_size <= most:
         raise ConfigError(f"data.val_size={val_size}: 0, or {classes} to {most} expected for this data set.")
-    everything, strata = np.arange(len(labels)), labels.numpy()
-    parts = train_test_split(everything, test_size=val_size, stratify=strata, random_state=split_seed)
-    kept, held = (np.sort(part) for part in parts)
+    _, held = train_test_split(divisible, test_size=val_size, stratify=strata, random_state=split_seed)
+    held = np.sort(held)
+    kept = np.delete(np.arange(len(labels)), held)
     return Labelled(images[kept], labels[kept]), Labelled(images[held], labels[held])

@@ -37,4 +37,5 @@ class Draws:
         """Draw numbers in [0, 1), shape (B, *shape), where B is the number of this process's rows."""
         if self.generator is None:
             self.generator = seeded_generator(*self.key, device=self.device)
-        return torch.rand(self.total, *shape, generator=self.generator, device=self.device)[self.rows]
+        shape, single = (self.total, *shape), torch.float  # whatever precision the training has
+        return torch.rand(shape, generator=self.generator, device=self.device, dtype=single)[self.rows]

@@ -2,26 +2,40 @@
 
 import gzip
 import hashlib
+import io
 import math
 import os
+import sys
+import time
 import zlib
+from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision import datasets
-from torchvision.datasets.utils import download_url
 
 from ffbp.errors import DataError
+from ffbp.files import writing
 
 IDX_SETS = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}
 CLASSES = 10
+LARGEST = 200_000_000
+"""Bytes in a file; those of the largest set have 47 million, unpacked."""
+PATIENCE = 20.0
+"""Seconds to wait for a server's next bytes, and before it is asked for a speed."""
+SLOWEST = 1000.0
+"""Bytes a second, since the beginning, below which a server is given up."""
 # MD5 of MNIST's uncompressed files; torchvision knows the checksums of the .gz files of all three data sets
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -72,28 +86,60 @@ def idx_set(name: str, data_dir: Path) -> tuple[Labelled, Labelled]:
 
 
 def download(name: str, data_dir: Path) -> None:
-    """Fetch the missing files of a data set from torchvision's mirrors; a DataError if all mirrors fail."""
+    """Fetch the missing files of a data set from torchvision's mirrors.
+
+    Raises:
+        DataError: if all mirrors fail, be it by silence.
+        ResourceError: if the folder cannot be written.
+    """
     folder = idx_folder(name, data_dir)
     for filename, md5 in IDX_SETS[name].resources:
         if _find(folder / filename.removesuffix(".gz")) is None:
             _download_file(IDX_SETS[name].mirrors, folder / filename, md5)
 
 
-def _download_file(mirrors: list[str], path: Path, md5: str) -> None:
-    problem = "no mirror is known"
+def _download_file(mirrors: Sequence[str], path: Path, md5: str) -> None:
+    problem: object = "no mirror is known"
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     for mirror in mirrors:
         try:
-            download_url(f"{mirror}{path.name}", str(path.parent), filename=partial.name, md5=md5)
-            partial.replace(path)
-            return
-        except (OSError, RuntimeError) as error:  # a network error, a read-only folder or a wrong checksum
-            problem = str(error)
-            partial.unlink(missing_ok=True)
+            content = _fetch(f"{mirror}{path.name}")
+        except (OSError, HTTPException) as error:  # of the network, or of what the server says
+            problem = error
+            continue
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            problem = f"{mirror} sent another file"
+            continue
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.write_bytes(content)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return
     raise DataError(
         f"{path}: missing, and the download failed from every mirror ({problem}). "
         f"Put the file there, or use data=digits, which needs no download."
     )
+
+
+def _fetch(address: str) -> bytes:
+    """What a server sends, with a progress bar where there is a terminal; an OSError if it is slow, or sends no end."""
+    request = Request(address, headers={"User-Agent": "ffbp"})
+    content, begun = bytearray(), time.monotonic()
+    with urlopen(request, timeout=PATIENCE) as response:
+        size = int(response.headers.get("Content-Length") or 0) or None
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+            shown = progress.add_task(address.rpartition("/")[2], total=size)
+            while part := response.read1(2**16):  # which waits for some bytes, not for so many
+                content += part
+                progress.update(shown, completed=len(content))
+                if len(content) > LARGEST:
+                    raise OSError(f"{address} sent more than {LARGEST} bytes")
+                if len(content) < SLOWEST * (time.monotonic() - begun - PATIENCE):
+                    raise OSError(f"{address} sent less than {SLOWEST:g} bytes a second")
+    return bytes(content)
 
 
 def _find(file: Path) -> Path | None:
@@ -108,8 +154,6 @@ def _read_part(name: str, data_dir: Path, part: str) -> Labelled:
         raise DataError(f"{folder}: {part} images of 28 x 28 expected, {images.shape[1]} x {images.shape[2]} found.")
     if len(images) != len(labels):
         raise DataError(f"{folder}: {len(images)} {part} images but {len(labels)} labels; replace the damaged file.")
-    if len(labels) == 0:
-        raise DataError(f"{folder}: the {part} files contain no images.")
     if labels.max() >= CLASSES:
         raise DataError(f"{folder}: {part} labels of 0 to {CLASSES - 1} expected, {labels.max()} found.")
     return Labelled(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long())
@@ -124,22 +168,30 @@ def _read_idx(name: str, data_dir: Path, stem: str, magic: int) -> NDArray[np.ui
             f"{file}: no such file, nor with .gz. Put {name}'s IDX files there, set paths.data_dir or "
             f"FFBP_DATA_DIR, allow data.download=true, or use data=digits, which needs no download."
         )
+    # the checksums of the other sets' uncompressed files are not published: their structure alone is checked
+    expected = (dict(IDX_SETS[name].resources) | (MNIST_MD5 if name == "mnist" else {})).get(path.name)
+    length = 4 + 4 * (magic & 0xFF)  # of the header; the magic number's last byte is the number of dimensions
     try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path}: at most {LARGEST} bytes expected; replace the file.")
         content = path.read_bytes()
-        # the checksums of the other sets' uncompressed files are not published: their structure alone is checked
-        expected = (dict(IDX_SETS[name].resources) | (MNIST_MD5 if name == "mnist" else {})).get(path.name)
         if expected and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != expected:
             raise DataError(f"{path}: MD5 {expected} expected, {found} found; replace the damaged file.")
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        packed = io.BytesIO(content)
+        with gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed as unpacked:
+            header = unpacked.read(length)
+            if len(header) < length:
+                raise DataError(f"{path}: a header of {length} bytes expected, {len(header)} found; replace the file.")
+            number, *shape = np.frombuffer(header, dtype=">u4").tolist()
+            if number != magic:
+                raise DataError(f"{path}: magic number {magic:#010x} expected, {number:#010x} found; replace the file.")
+            size = math.prod(shape)
+            body = bytearray(unpacked.read(min(size, LARGEST) + 1))  # which may be written to, as PyTorch wishes
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); replace the file.") from error
-    length = 4 + 4 * (magic & 0xFF)  # of the header; the magic number's last byte is the number of dimensions
-    if len(content) < length:
-        raise DataError(f"{path}: a header of {length} bytes expected, {len(content)} found; replace the file.")
-    number, *shape = np.frombuffer(content[:length], dtype=">u4").tolist()
-    if number != magic:
-        raise DataError(f"{path}: magic number {magic:#010x} expected, {number:#010x} found; replace the file.")
-    size, rest = math.prod(shape), len(content) - length
-    if rest != size:
+    if size == 0:
+        raise DataError(f"{path}: contains nothing; replace the file.")
+    if len(body) != size:
+        rest = "more" if len(body) > size else len(body)
         raise DataError(f"{path}: {size} bytes after the header expected, {rest} found; replace the file.")
-    return np.frombuffer(content, dtype=np.uint8, offset=length).reshape(shape).copy()
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)

@@ -3,17 +3,19 @@
 import hashlib
 import io
 import os
-import pickle
 import re
 import shutil
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from ffbp.errors import CheckpointError
 from ffbp.files import writing
+from ffbp.lifecycle.archive import read_archive, require_savable
+from ffbp.lifecycle.plain_pickle import Unreadable
 from ffbp.lifecycle.upgrades import upgrade_checkpoint
 
 FORMAT = 4
@@ -58,25 +60,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if the file is missing, damaged, not one of ours, or holds more than plain data.
     """
     try:
-        data = path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: refused, not a regular file.")
+        with path.open("rb") as file:
+            _check_digest(path, file)
+            content: dict[str, Any] = read_archive(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).{_offer(path)}") from error
-    found = _COMMENT.search(data[-_COMMENT_SIZE:])
-    if found is None:
-        raise CheckpointError(f"{path}: not a checkpoint of this program, or truncated.{_offer(path)}")
-    if hashlib.sha256(data[: -_COMMENT_SIZE - 2]).hexdigest().encode() != found[1]:
-        raise CheckpointError(f"{path}: damaged, its checksum does not match.{_offer(path)}")
-    try:
-        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: contains something other than tensors and plain data; refused.") from error
+    except Unreadable as error:
+        raise CheckpointError(f"{path}: refused, not tensors and plain data as we write them ({error}).") from error
     own = content.get("ffbp") if isinstance(content, dict) else None
     version = own.get("format") if isinstance(own, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise CheckpointError(f"{path}: not a checkpoint of this program.{_offer(path)}")
     if version > FORMAT:
         raise CheckpointError(f"{path}: format {version}, and this program reads up to {FORMAT}; update it.")
-    return upgrade_checkpoint(content) if "state_dict" in content else content
+    try:
+        return upgrade_checkpoint(content) if "state_dict" in content else content
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path}: refused, not the content of a run's checkpoint.") from error
 
 
 def previous_of(path: Path) -> Path:
@@ -92,6 +94,23 @@ def replace_damaged(path: Path, other: Path) -> None:
     if path.exists():
         path.replace(path.with_name(f"{path.stem}.damaged{path.suffix}"))
     _keep(other, path)
+
+
+def _check_digest(path: Path, file: BinaryIO) -> None:
+    """Compare the checksum at a file's end with its bytes; a CheckpointError if it does not match."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _COMMENT_SIZE))
+    found = _COMMENT.search(file.read())
+    if found is None:
+        raise CheckpointError(f"{path}: not a checkpoint of this program, or truncated.{_offer(path)}")
+    digest, rest = hashlib.sha256(), size - _COMMENT_SIZE - 2
+    file.seek(0)
+    while rest > 0:
+        part = file.read(min(rest, 2**20))
+        digest.update(part)
+        rest -= len(part)
+    if digest.hexdigest().encode() != found[1]:
+        raise CheckpointError(f"{path}: damaged, its checksum does not match.{_offer(path)}")
 
 
 def _keep(path: Path, copy: Path) -> None:
@@ -111,12 +130,47 @@ def _offer(path: Path) -> str:
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to our files."""
+    """Lightning's way to our files.
+
+    What callbacks keep of paths below the run's directory is written as paths from there, so that the run can be moved
+    and does not tell where it lay. Files are removed below that directory only, or where this process wrote them.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        here = directory.absolute()
+        self.places = {"<run>": str(here), "<run, links resolved>": str(here.resolve())}
+        self.written: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        for name, place in self.places.items():
+            checkpoint = checkpoint | {"callbacks": _moved(checkpoint.get("callbacks", {}), place, name)}
+        require_savable(checkpoint)
         write_checkpoint(Path(path), checkpoint)
+        self.written.add(Path(path).resolve())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+        content = read_checkpoint(Path(path))
+        for name, place in self.places.items():
+            content["callbacks"] = _moved(content.get("callbacks", {}), name, place)
+        return content
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        file = Path(path).resolve()
+        ours = file in self.written or file.is_relative_to(self.places["<run, links resolved>"])
+        if ours and file.is_file():
+            file.unlink()
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """`node` with every path that lies in the folder `old` moved to the folder `new`, keys too."""
+    if isinstance(node, dict):
+        return {_moved(key, old, new): _moved(child, old, new) for key, child in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(_moved(child, old, new) for child in node)
+    inside = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
+    return f"{new}{node[len(old) :]}" if inside else node

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
-from ffbp.files import PROGRAM, write_text
+from ffbp.files import write_text
+from ffbp.metrics import read_metrics
+from ffbp.plain_text import read_json, read_yaml
 from ffbp.processes import FIRST_PROCESS
 from ffbp.settings import Settings
 
@@ -59,9 +61,9 @@ class RunDirectory:
         if not self._status.exists():
             return None
         try:
-            content = json.loads(self._status.read_text())
+            content = read_json(self._status)
             return Status(content["state"], content.get("overrides", self.read_overrides()), content["error"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except KeyError as error:
             raise CheckpointError(f"{self._status}: cannot be read ({error}); repair or remove the run.") from error
 
     def write_settings(self, settings: Settings, overrides: Sequence[str]) -> None:
@@ -71,15 +73,11 @@ class RunDirectory:
 
     def read_overrides(self) -> list[str]:
         """What the command line of the run set; empty where that is not kept."""
-        return [str(word) for word in OmegaConf.load(self._overrides)] if self._overrides.exists() else []
+        return [str(word) for word in read_yaml(self._overrides) or []] if self._overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
         """What metrics.json says, None where the run is not finished; a CheckpointError if it is damaged."""
-        try:
-            return dict(json.loads(self.metrics.read_text())) if self.metrics.exists() else None
-        except (OSError, ValueError, TypeError) as error:
-            advice = f"{PROGRAM.format('train')} resume={self} writes it again"
-            raise CheckpointError(f"{self.metrics}: cannot be read ({error}); {advice}.") from error
+        return read_metrics(self.metrics)
 
     def require_unused(self) -> None:
         """Raise a ConfigError if anything lies in the directory, a run or files of somebody's own."""
@@ -125,6 +123,13 @@ class RunDirectory:
 
     def _own_files(self) -> set[Path]:
         return {path for name in OWN_FILES for path in self.path.glob(name)}
+
+    def remove_incomplete(self) -> None:
+        """Remove the files that a kill has left half written, see `write_text` and `write_checkpoint`."""
+        texts = (self.metrics, self.rows, self._status, self.config, self._overrides)
+        incomplete = [path.with_name(f".{path.name}.new") for path in texts]
+        for path in (*incomplete, *self.last.parent.glob(".*.ckpt.new")):
+            path.unlink(missing_ok=True)
 
     def remove_if_empty(self) -> None:
         """Remove the folder that Hydra has made for a run that never began."""

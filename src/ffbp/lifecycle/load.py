@@ -1,15 +1,19 @@
 """Saved runs: which checkpoint is taken, and how it becomes a model again."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build_algorithm
 from ffbp.errors import CheckpointError
 from ffbp.lifecycle.checkpoint import FORMAT, previous_of, read_checkpoint
 from ffbp.lifecycle.directory import RunDirectory, differences, nearby_runs
-from ffbp.lifecycle.trust import require_trust
+from ffbp.lifecycle.fitting import precision_of, require_fitting_model, require_fitting_states
+from ffbp.lifecycle.trust import require_own_files, require_trust
 from ffbp.settings import Settings
 
 
@@ -31,28 +35,76 @@ def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
         path = RunDirectory(Path(run)).best
         if not path.is_file():
             raise CheckpointError(f"{run}: contains no run with a checkpoint.{nearby_runs(Path(run))}")
+        require_own_files(Path(run))
     content = read_checkpoint(path)
-    own = content["ffbp"]
+    own: Settings = content["ffbp"]
     require_trust(own, trust)
+    require_fitting_model(path, content)
     algorithm = build_algorithm(own["algo"], own["model"], own["image_shape"], own["classes"])
     algorithm.settings = own
-    try:
-        algorithm.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: its weights do not fit its settings ({reason}).") from error
+    algorithm.to(precision_of(content["state_dict"]))
+    algorithm.load_state_dict(content["state_dict"])
     return algorithm.eval()
 
 
-def checkpoint_to_resume(directory: RunDirectory, settings: Settings) -> Path | None:
-    """The checkpoint a run goes on from, None if it stopped before its first; its settings must be those given."""
+def require_fitting_files(directory: RunDirectory, settings: Settings) -> None:
+    """Raise a CheckpointError if a run's checkpoints are not what its settings ask for, before anything is built."""
+    paths = [path for path in (directory.last, previous_of(directory.last)) if path.exists()]
+    for path in paths:
+        try:
+            content = read_checkpoint(path)
+        except CheckpointError:
+            if path == paths[-1]:
+                raise
+            continue
+        _require_same_settings(path, content, {name: settings[name] for name in ("algo", "model", "seed")})
+        require_fitting_model(path, content)
+
+
+def checkpoint_to_resume(
+    directory: RunDirectory, algorithm: Algorithm, callbacks: Iterable[Callback] = ()
+) -> Path | None:
+    """The checkpoint that a run goes on from, None if it stopped before its first.
+
+    Args:
+        directory: of the run.
+        algorithm: freshly built, in the precision in which it is trained; its settings must be the checkpoint's.
+        callbacks: freshly built, those of the run besides `RunRecord`.
+
+    Raises:
+        CheckpointError: if no checkpoint is intact, or one that will be loaded does not fit.
+    """
     if not any(path.exists() for path in (directory.last, previous_of(directory.last), directory.rows)):
         print("no checkpoint yet: starting from the beginning", file=sys.stderr)
         return None
     usable = usable_checkpoint(directory.last)
-    if wrong := differences(read_checkpoint(usable)["ffbp"] | {"format": FORMAT}, settings):
-        raise CheckpointError(f"{usable}: has other settings than its run: {'; '.join(wrong)}.")
+    _require_going_on(usable, read_checkpoint(usable), algorithm, callbacks)
+    if directory.best.exists() and (best := _intact(directory.best)):  # a damaged one is named when it is tested
+        _require_going_on(directory.best, best, algorithm, callbacks)
     return usable
+
+
+def _intact(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_checkpoint(path)
+    except CheckpointError:
+        return None
+
+
+def _require_going_on(path: Path, content: dict[str, Any], algorithm: Algorithm, callbacks: Iterable[Callback]) -> None:
+    _require_same_settings(path, content, algorithm.settings)
+    require_fitting_model(path, content)
+    require_fitting_states(path, content, algorithm, callbacks)
+
+
+def _require_same_settings(path: Path, content: dict[str, Any], settings: Settings) -> None:
+    """Raise a CheckpointError if a checkpoint has other settings than those given; downloading does not count."""
+    there = {name: content["ffbp"].get(name) for name in settings} | {"format": FORMAT}
+    here = settings | {"format": FORMAT}
+    if "data" in here and isinstance(there["data"], dict):
+        there["data"], here["data"] = ({**part["data"], "download": None} for part in (there, here))
+    if wrong := differences(there, here):
+        raise CheckpointError(f"{path}: has other settings than its run: {'; '.join(line[:200] for line in wrong)}.")
 
 
 def usable_checkpoint(path: Path) -> Path:

@@ -51,7 +51,10 @@ class TrainingClock:
 
 
 class LastEpochValidated(pl.Callback):
-    """Validate the epoch at `trainer.max_epochs` even if `trainer.check_val_every_n_epoch` would skip it."""
+    """Validate at the end of the training, whatever `trainer.check_val_every_n_epoch` says.
+
+    That is after the epoch at `trainer.max_epochs`, or after the batch at `trainer.max_steps`.
+    """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # Lightning skips this hook when it resumes within an epoch
@@ -59,6 +62,12 @@ class LastEpochValidated(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = 1, batch_idx + 1
 
 
 class RunRecord(Checkpoint):

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.lifecycle.directory import RunDirectory, nearby_runs
-from ffbp.lifecycle.trust import require_trust
+from ffbp.lifecycle.trust import require_own_files, require_trust
 from ffbp.lifecycle.upgrades import upgrade_settings
+from ffbp.plain_text import read_yaml
 from ffbp.settings import Settings, check_settings
 
 DATA_LOOKUPS = ("${oc.env:FFBP_DATA_DIR,data}", "${paths.data_dir}")
@@ -26,8 +25,6 @@ DATA_LOOKUPS = ("${oc.env:FFBP_DATA_DIR,data}", "${paths.data_dir}")
 
 OUTPUT_LOOKUP = re.compile(r"\$\{(?:hydra:runtime|paths)\.output_dir\}((?:/(?!\.\.?(?:/|\Z))[\w.=+-]+)*)")
 """The run's directory, or a folder below it."""
-
-LARGEST_FILE, LONGEST_VALUE, DEEPEST = 2**16, 2**12, 16  # bytes, characters and levels of a config.yaml
 
 
 def keep(config: DictConfig) -> Settings:
@@ -50,18 +47,7 @@ def read_kept(path: Path) -> Settings:
     Raises:
         CheckpointError: if the file is missing, or not such settings.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
-    if len(content) > LARGEST_FILE:
-        raise CheckpointError(f"{path}: refused, settings of more than {LARGEST_FILE // 1024} KiB.")
-    try:
-        settings = yaml.load(content.decode(), Loader=_PlainLoader)
-    except (yaml.YAMLError, ValueError, TypeError, LookupError) as error:
-        reason = getattr(error, "problem", None) or error
-        raise CheckpointError(f"{path}: cannot be read as settings ({reason}).") from error
+    settings = read_yaml(path)
     groups = settings if isinstance(settings, dict) else {}
     if missing := [name for name in ("algo", "model", "data", "trainer") if not isinstance(groups.get(name), dict)]:
         raise CheckpointError(f"{path}: not the settings of a run of this program, without {', '.join(missing)}.")
@@ -87,6 +73,8 @@ def settings_of(directory: RunDirectory, trust: Sequence[str] | None) -> Setting
     """
     if not directory.config.is_file():
         raise CheckpointError(f"{directory}: contains no run to resume.{nearby_runs(directory.path)}")
+    if trust is not None:
+        require_own_files(directory.path)
     kept = read_kept(directory.config)
     shared = kept["paths"]["data_dir"]
     here = os.environ.get("FFBP_DATA_DIR", "data")
@@ -95,33 +83,17 @@ def settings_of(directory: RunDirectory, trust: Sequence[str] | None) -> Setting
     named = [folder for folder in (shared, kept["data"].get("data_dir", shared)) if folder not in DATA_LOOKUPS]
     if named and "download" in kept["data"]:
         settings["data"]["download"] = False
+    from ffbp.lifecycle.load import require_fitting_files  # here, since it brings PyTorch
+
     try:
         settings = upgrade_settings(settings)
         check_settings(settings)
         if trust is not None:
-            require_trust(settings, trust)
+            require_trust(settings, trust, directory.path)
+            require_fitting_files(directory, settings)
     except ConfigError as error:
         raise CheckpointError(f"{directory}: its settings cannot be used: {error}") from error
     return settings
-
-
-class _PlainLoader(get_yaml_loader()):  # type: ignore[misc]
-    """Reads scalars as OmegaConf, which wrote them, and refuses what a file of settings has no use for."""
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or event.anchor or event.tag:
-            raise yaml.YAMLError("an anchor, alias or tag")
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_VALUE:
-            raise yaml.YAMLError(f"a value of more than {LONGEST_VALUE} characters")
-        if self.depth == DEEPEST:
-            raise yaml.YAMLError(f"more than {DEEPEST} levels")
-        self.depth += 1
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
 
 
 Place = tuple[Any, ...]
@@ -185,4 +157,4 @@ def _filled(node: Any, lookups: dict[str, Any], directory: RunDirectory) -> Any:
     if isinstance(node, list):
         return [_filled(child, lookups, directory) for child in node]
     below = OUTPUT_LOOKUP.fullmatch(node) if isinstance(node, str) else None
-    return f"{directory}{below[1]}" if below else lookups.get(node, node)
+    return f"{directory.path.absolute()}{below[1]}" if below else lookups.get(node, node)

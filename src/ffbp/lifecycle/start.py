@@ -1,6 +1,5 @@
 """How runs begin: in a new directory, or where an earlier one stopped. Imports PyTorch only once it is needed."""
 
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -13,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.syntax import Syntax
 
-from ffbp.errors import CheckpointError, ConfigError, Interrupted, Refusal
+from ffbp.errors import CheckpointError, Interrupted, Refusal
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
@@ -40,22 +39,16 @@ def begin_run(config: DictConfig, directory: RunDirectory) -> None:
         _train(plain(config), directory, command_line(), keep(config))
 
 
-def resume_run(words: Sequence[str]) -> None:
+def resume_run(path: Path, changes: Sequence[str], *, trust: Sequence[str] = (), debug: bool = False) -> None:
     """Continue in a run's directory, with the settings it was started with; a CheckpointError if others are asked for.
 
-    `words` are the command line: resume=<directory>, which is taken as it stands, and trainer.max_epochs=<more>,
-    paths.data_dir=, debug= and trust= at most.
+    `changes` are words of the command line: trainer.max_epochs=<more> and paths.data_dir=<folder> at most.
     """
-    asked = dict(_key_and_value(word) for word in words)
-    directory = RunDirectory(Path(asked.pop("resume")))
-    wanted = OmegaConf.from_dotlist([f"{name}={value}" for name, value in asked.items()])
-    debug, trust = wanted.pop("debug", False), wanted.pop("trust", OmegaConf.create([]))
-    if not OmegaConf.is_list(trust):
-        raise ConfigError(f"trust={trust}: a list of names expected, such as 'trust=[mine]'.")
+    directory = RunDirectory(path)
     with directory.locked() if directory.config.exists() else nullcontext():
-        settings = settings_of(directory, [str(name) for name in trust])
+        settings = settings_of(directory, trust)
         settings["debug"] = debug
-        longer = _accept_changes(settings, wanted)
+        longer = _accept_changes(settings, OmegaConf.from_dotlist(list(changes)))
         continue_run(settings, directory, directory.read_overrides(), longer=longer)
 
 
@@ -63,9 +56,7 @@ def continue_run(
     settings: Settings, directory: RunDirectory, overrides: Sequence[str], *, longer: bool = False
 ) -> None:
     """Train what is left of a run, or say that nothing is; `longer` if it has been given more epochs."""
-    status = directory.read_status()
-    finished = status is not None and status.state == "finished" and directory.metrics.exists()
-    if finished and not longer:
+    if not longer and _is_finished(directory):
         evaluate = PROGRAM.format("evaluate")
         print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test with {evaluate}.")
         return
@@ -80,11 +71,11 @@ def continue_run(
     _train(settings, directory, overrides, kept, resume=True)
 
 
-def _key_and_value(word: str) -> tuple[str, str]:
-    name, equals, value = word.partition("=")
-    if not equals:
-        raise ConfigError(f"{word}: not with resume=, which takes trainer.max_epochs=, trust=[...] and debug=true.")
-    return name, value
+def _is_finished(directory: RunDirectory) -> bool:
+    status = directory.read_status()
+    with suppress(CheckpointError):  # damaged metrics are made again
+        return status is not None and status.state == "finished" and directory.read_metrics() is not None
+    return False
 
 
 def command_line() -> list[str]:
@@ -120,8 +111,6 @@ def _train(
     `kept` is what to write down as the run's settings; None where they stay as they are.
     """
     check_settings(settings)
-    if "ddp" in str(settings["trainer"]["strategy"]):  # which always looks for unused parameters, and warns without any
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     SIGNALS.listen(at_once=True)
     from ffbp.lifecycle.train import prepare  # here, so that a rejected setting need not wait for PyTorch
 
@@ -130,6 +119,7 @@ def _train(
     if not FIRST_PROCESS:
         prepared.fit()
         return
+    directory.remove_incomplete()
     if kept is not None:
         directory.write_settings(kept, overrides)
     directory.write_status(Status("running", overrides))

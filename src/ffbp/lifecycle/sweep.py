@@ -1,102 +1,119 @@
-"""Sweeps: what is done for each job, and what became of all of them."""
+"""A whole sweep: whether it can begin, and how it ended, by the files of its jobs."""
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from ffbp.errors import CheckpointError, ConfigError
+from ffbp.errors import ConfigError, Interrupted, Refusal, ResourceError
 from ffbp.files import write_text
-from ffbp.lifecycle.directory import RunDirectory, Status, differences
-from ffbp.lifecycle.saved import settings_of
-from ffbp.lifecycle.start import begin_run, command_line, continue_run, plain, write_end
-from ffbp.processes import SIGNALS
+from ffbp.lifecycle.directory import RunDirectory, Status
+from ffbp.lifecycle.job import NOT_OF_THE_RUN, ONE_BY_ONE, accuracy, standing
+from ffbp.lifecycle.start import plain
+from ffbp.processes import FIRST_PROCESS, SIGNALS
 
 
-def run_job(config: DictConfig, path: Path) -> None:
-    """Do one job of a sweep: start it, continue where an earlier sweep stopped, or skip it if it is finished."""
-    directory, overrides = RunDirectory(path), command_line()
-    earlier = directory.read_status()
-    if earlier is not None and (other := _other_settings(config, directory, earlier.overrides, overrides)):
-        error = ConfigError(f"{path}: contains a run with other settings ({other}). Choose another hydra.sweep.dir.")
-        directory.write_status(earlier._replace(error=str(error)))  # for the sweep; all else is left as it is
-        raise error
-    if earlier is not None and earlier.state == "finished":
-        directory.write_status(earlier._replace(error=None))
-        print(f"{path}: finished, skipped")
-        return
-    with directory.locked():
-        directory.write_status(Status("running", overrides))
+class SweepStart(Callback):
+    """Called by Hydra before a sweep's first job: see that it can work, and keep other sweeps out of its folder."""
+
+    directory: ClassVar[Path | None] = None  # of the sweep that this process has begun
+    _alone: ClassVar = ExitStack()  # until the process ends
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            if any(path.glob("checkpoints/last*.ckpt")):
-                continue_run(settings_of(directory, trust=None), directory, overrides)
-                return
-            if "ddp" in str(config.trainer.strategy):
-                raise ConfigError("trainer.strategy=ddp: not in a sweep, which each process would start again.")
-            begin_run(config, directory)
-        except BaseException as error:
-            write_end(directory, overrides, error)
-            raise
+            path = Path(config.hydra.sweep.dir)
+            _check_sweep(config, path)
+            self._alone.enter_context(RunDirectory(path).locked())
+        except Exception as error:
+            raise SystemExit(error) from error  # the only thing that Hydra does not swallow
+        SweepStart.directory = path
 
 
-def _other_settings(config: DictConfig, directory: RunDirectory, before: Sequence[str], now: Sequence[str]) -> str:
-    """How the settings of the run in `directory` differ from those composed now; empty where they do not.
+def _check_sweep(config: DictConfig, path: Path) -> None:
+    """Raise a ConfigError for a sweep whose jobs could not run, or not be told apart."""
+    trainer = plain(config.trainer)
+    strategy, devices = trainer.get("strategy"), trainer.get("devices")
+    if "ddp" in str(strategy):
+        raise ConfigError(f"-m with trainer.strategy={strategy}: {ONE_BY_ONE}")
+    if (len(devices) if isinstance(devices, list) else str(devices).isdigit() and int(str(devices))) > 1:
+        raise ConfigError(f"-m with trainer.devices={devices}: {ONE_BY_ONE}")
+    if not FIRST_PROCESS:
+        raise ConfigError(f"-m in several processes: {ONE_BY_ONE}")
+    subdir = OmegaConf.to_container(config.hydra)["sweep"]["subdir"]  # type: ignore[call-overload,index]
+    if "job_folder" not in str(subdir):
+        raise ConfigError(f"hydra.sweep.subdir={subdir}: cannot be set, since a job is found again by its folder.")
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    words = [*config.hydra.overrides.task, *(f"{name}={value}" for name, value in params.items())]
+    parse = OverridesParser.create().parse_override
+    if several := [word for word in words if re.match(r"trainer(\.strategy)?=.*ddp", word)]:
+        raise ConfigError(f"-m with {several[0]}: {ONE_BY_ONE}")
+    if swept := [word for word in words if NOT_OF_THE_RUN.match(word) and parse(word).is_sweep_override()]:
+        raise ConfigError(f"{swept[0]}: one value expected; jobs that differ in it alone would share a folder.")
+    if numbered := sorted(path.glob("[0-9]*_*/status.json")):
+        folder = numbered[0].parent.name
+        raise ConfigError(f"{path}: a sweep of an earlier version ({folder}); choose another hydra.sweep.dir.")
 
-    The same overrides may mean something else by now, where a YAML was changed between two starts of a sweep.
+
+@contextmanager
+def judged_by_its_files() -> Iterator[None]:
+    """Let Hydra work inside; if that was a sweep, its jobs' files say how it ended, whatever Hydra says.
+
+    Raises:
+        Refusal: if a job is not finished; an Interrupted after a signal, a ResourceError if the disk is full.
     """
-    if sorted(before) != sorted(now):
-        return " ".join(before)
-    if not directory.config.exists():  # it never began
-        return ""
-    elsewhere = {"paths": None, "debug": None}  # may differ
-    return "; ".join(differences(settings_of(directory, trust=None) | elsewhere, plain(config) | elsewhere)[:3])
-
-
-class SweepTable(Callback):
-    """Show what became of all jobs; end with exit code 1 if any is not finished, or with that of a signal."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        jobs = summarise(Path(config.hydra.sweep.dir))
-        broken = any(job["state"] != "finished" or job["error"] for job in jobs)
-        if SIGNALS.received is not None or broken:
-            raise SystemExit(1 if SIGNALS.received is None else 128 + SIGNALS.received)
+    ended_by: BaseException | None = None
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        rejected = isinstance(error, SystemExit) and isinstance(error.code, Exception)  # by SweepStart
+        ended_by = error.code if rejected else error  # type: ignore[union-attr,assignment]
+    path = SweepStart.directory
+    jobs = summarise(path) if path else []
+    go_on = f"go on with the same command and hydra.sweep.dir={path}"
+    if path and SIGNALS.received:
+        raise Interrupted(f"stopped by {SIGNALS.received.name}; {go_on}", SIGNALS.received)
+    if ended_by is not None:
+        raise ended_by
+    if broken := [job for job in jobs if job["state"] != "finished" or job["error"]]:
+        raise Refusal(f"{path}: {len(broken)} of {len(jobs)} jobs are not finished; see the table, and {go_on}")
 
 
 def summarise(path: Path) -> list[dict[str, Any]]:
-    """Print one table of all jobs of a sweep and leave it in sweep.json.
-
-    A job that is said to be running, but that no process holds, has been killed.
-    """
-    jobs = [_outcome(RunDirectory(status.parent)) for status in sorted(path.glob("*/status.json"), key=_job_number)]
-    write_text(path / "sweep.json", json.dumps(jobs, indent=2) + "\n")
-    table = Table("job", "state", "test/acc", "error", title=str(path))
+    """Print one table of all jobs of a sweep, and leave it in sweep.json."""
+    folders = [folder for folder in path.iterdir() if {"=", "@"} & set(folder.name) and folder.is_dir()]
+    jobs = [_outcome(RunDirectory(folder)) for folder in sorted(folders, key=_in_order)]
+    table = Table(Column("job", overflow="fold"), "state", "test/acc", "error", title=str(path))
     for job in jobs:
-        accuracy = f"{job['test/acc']:.4f}" if job["test/acc"] is not None else ""
-        table.add_row(job["job"], job["state"], accuracy, job["error"] or "")
-    Console(width=None if Console().is_terminal else 200).print(table)
+        tested = f"{job['test/acc']:.4f}" if job["test/acc"] is not None else ""
+        table.add_row(job["job"], job["state"], tested, job["error"] or "")
+    if jobs:
+        Console(width=None if Console().is_terminal else 200, markup=False).print(table)
+        write_text(path / "sweep.json", json.dumps(jobs, indent=2) + "\n")
     return jobs
 
 
 def _outcome(directory: RunDirectory) -> dict[str, Any]:
-    try:
-        status = directory.read_status()
-        assert status is not None
-        if status.state == "running":
-            with suppress(ConfigError), directory.locked():
+    """What became of a job; one that is said to be running, but that no process holds, has been killed."""
+    status = standing(directory)
+    if status.state == "running":
+        with suppress(ConfigError), directory.locked():
+            status = standing(directory)
+            if status.state == "running":
                 status = Status("failed", status.overrides, "its process was killed; the same command resumes it")
-                directory.write_status(status)
-    except CheckpointError as error:
-        status = Status("failed", [], str(error))
-    metrics = directory.read_metrics() or {"test/acc": None}
-    return {"job": directory.path.name, "state": status.state, "error": status.error, "test/acc": metrics["test/acc"]}
+                with suppress(ResourceError):
+                    directory.write_status(status)
+    tested = accuracy(directory, "test/acc") if status.state == "finished" else None
+    return {"job": directory.path.name, "state": status.state, "error": status.error, "test/acc": tested}
 
 
-def _job_number(status: Path) -> tuple[int, str]:
-    number = status.parent.name.split("_")[0]
-    return (int(number) if number.isdigit() else -1), status.parent.name
+def _in_order(folder: Path) -> list[str]:
+    """A key for sorting by name, numbers by their size: seed=2 before seed=10."""
+    return [part.zfill(20) if part.isdigit() else part for part in re.split(r"(\d+)", folder.name)]

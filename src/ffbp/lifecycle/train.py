@@ -25,10 +25,11 @@ from ffbp.data import MemoryData
 from ffbp.errors import ConfigError, NumericError, ResourceError
 from ffbp.files import CHECKOUT, PROGRAM, write_text
 from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, replace_damaged
+from ffbp.lifecycle.conflicts import reject_conflicts, require_compiler
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import checkpoint_to_resume
 from ffbp.lifecycle.record import LastEpochValidated, RunRecord, write_rows
-from ffbp.lifecycle.trainer import build_trainer
+from ffbp.lifecycle.trainer import build_trainer, check_limits
 from ffbp.processes import SIGNALS
 from ffbp.settings import Settings, check_settings
 
@@ -71,7 +72,7 @@ class Prepared(NamedTuple):
         results |= {name: value for name, value in record.best.items() if name.startswith("val/")}
         results |= {"time/train_seconds": train_seconds, "time/total_seconds": time.perf_counter() - started}
         metrics = _all_metrics(settings, trainer, parameters, results)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not record.rehearsal:
             write_text(directory.metrics, json.dumps(metrics, indent=2) + "\n")
         return metrics
 
@@ -98,8 +99,6 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
         own_data = {name: None if name == "data_dir" else value for name, value in settings["data"].items()}
         algorithm.settings = {name: settings[name] for name in ("algo", "model", "seed")} | {"data": own_data}
         algorithm.settings |= {"format": FORMAT, "image_shape": list(data.image_shape), "classes": data.classes}
-        if settings["compile"]:
-            algorithm.compile_parts()
         bar = sys.stdout.isatty() if bar is None else bar
         steps, rehearsal = settings["checkpoint"]["every_n_steps"], bool(settings["trainer"]["fast_dev_run"])
         record = RunRecord(directory, every_n_steps=steps, announce=not bar, signals=SIGNALS, rehearsal=rehearsal)
@@ -110,12 +109,18 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
             settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
             callbacks=[*callbacks, LastEpochValidated(), record],
             logger=[build(f"logger.{name}", part) for name, part in (settings.get("logger") or {}).items()],
-            plugins=[SafeCheckpointIO()],
+            plugins=[SafeCheckpointIO(path)],
             default_root_dir=path,
         )
+        check_limits(trainer, data)
         algorithm.check_trainer(trainer)
+        algorithm.check_batches(trainer, data)
+        reject_conflicts(trainer, data, directory)
+        if settings["compile"]:
+            require_compiler(trainer.strategy.root_device)
+            algorithm.compile_parts()
         trainer.strategy.precision_plugin.convert_module(algorithm)  # before a checkpoint is loaded, which is converted
-    checkpoint = checkpoint_to_resume(directory, algorithm.settings) if resume else None
+    checkpoint = checkpoint_to_resume(directory, algorithm, callbacks) if resume else None
     return Prepared(settings, directory, data, algorithm, trainer, record, checkpoint, started)
 
 
@@ -136,6 +141,8 @@ def _lightnings_errors(settings: Settings, directory: RunDirectory) -> Iterator[
         saved = saved if last.exists() else "There is no checkpoint yet."
         if isinstance(error, MisconfigurationException):  # what Lightning finds incompatible
             raise ConfigError(f"trainer: {message}") from error
+        if isinstance(error, NumericError) and not error.checkpoint_is_good:
+            raise
         if isinstance(error, NumericError) or "returned nan values" in message:  # what detect_anomaly looks for
             raise NumericError(f"{message} {saved}") from error
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message:

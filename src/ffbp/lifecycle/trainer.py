@@ -8,9 +8,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy
 
+from ffbp.data import MemoryData
 from ffbp.errors import ConfigError, ResourceError
 from ffbp.settings import Settings, TrainerSettings
 
@@ -53,21 +58,37 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
         if settings.get(name, default) not in (default, None):
             raise ConfigError(f"trainer.{name}={settings[name]}: {default} expected; {reason}.")
     _check_device(TrainerSettings.model_validate(settings))
-    if settings["strategy"] == "ddp":  # a rule may train only some parameters, or each of them only for a while
-        settings = settings | {"strategy": "ddp_find_unused_parameters_true"}
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        # tasks of a cluster's job are not this run's processes, which trainer.devices asks for
+        parts = parts | {"plugins": [*parts.get("plugins", []), LightningEnvironment()]}
     try:
         profiler = settings["profiler"] or NoProfiler()
         trainer = pl.Trainer(**settings | {"profiler": profiler}, **parts)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    if isinstance(trainer.strategy, DDPStrategy):  # whether it was named, or chosen for several devices
+        # a rule may train only some parameters, or each of them only for a while
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
     # with max_steps, Lightning takes an epoch that was saved at its end for one broken off, and inserts an empty one
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
 
 
-def evaluation_trainer() -> pl.Trainer:
-    """Build a Trainer that tests, and writes and says nothing."""
-    return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+def check_limits(trainer: pl.Trainer, data: MemoryData) -> None:
+    """Raise a ConfigError if a fraction of the batches is less than one, which Lightning may notice epochs later."""
+    sizes = {"train": (data.train, data.batch_size), "val": (data.val, data.eval_batch_size)}
+    for name, (part, size) in (sizes | {"test": (data.test, data.eval_batch_size)}).items():
+        limit = getattr(trainer, f"limit_{name}_batches")
+        batches = -(-len(part.labels) // size) if part is not None else 0
+        if isinstance(limit, float) and limit > 0 and batches and int(limit * batches) == 0:
+            raise ConfigError(f"trainer.limit_{name}_batches={limit}: less than one of {batches}; give a whole number.")
+
+
+def evaluation_trainer(weights: torch.dtype = torch.float32) -> pl.Trainer:
+    """Build a Trainer that tests a model with weights of a type, and writes and says nothing."""
+    names = {torch.float64: "64-true", torch.bfloat16: "bf16-true", torch.float16: "16-true"}
+    silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pl.Trainer(accelerator="cpu", precision=names.get(weights, "32-true"), **silent)  # type: ignore[arg-type]
 
 
 def _check_device(settings: TrainerSettings) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
 SETTINGS_ADDED_LATER: dict[str, dict[str, Any]] = {
     "ffbp.algorithms.ForwardForward": {
         "goodness_per": "layer",
@@ -26,15 +24,23 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in what the settings of an earlier run, from a checkpoint or its .hydra, could not say yet."""
     upgraded = dict(settings)
     for name, part in settings.items():
-        if isinstance(part, dict) and part.get("_target_") in SETTINGS_ADDED_LATER:
-            added = SETTINGS_ADDED_LATER[part["_target_"]]
-            upgraded[name] = OmegaConf.to_container(OmegaConf.merge(added, part))  # at every depth; what is given wins
+        if isinstance(part, dict) and str(part.get("_target_")) in SETTINGS_ADDED_LATER:
+            upgraded[name] = _filled_in(SETTINGS_ADDED_LATER[part["_target_"]], part)
     embedding = settings["algo"].get("label_embedding", "fourier")
-    if embedding is None and settings["model"]["_target_"] == "ffbp.models.mlp":
+    if embedding is None and settings["model"].get("_target_") == "ffbp.models.mlp":
         embedding = "overlay"
     if embedding == "overlay" and "goodness_per" not in settings["algo"]:
         upgraded["algo"]["label_strength"] = None  # it was that of fourier's waves alone
     return upgraded
+
+
+def _filled_in(added: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """`part` with what it lacks of `added`, at every depth."""
+    filled = {**added, **part}
+    for name, later in added.items():
+        if isinstance(later, dict) and isinstance(filled[name], dict):
+            filled[name] = _filled_in(later, filled[name])
+    return filled
 
 
 def upgrade_checkpoint(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +52,8 @@ def upgrade_checkpoint(content: Mapping[str, Any]) -> dict[str, Any]:
     weights = content["state_dict"]
     sums = {name: weights[name] for name in weights if "_means." in name and name.endswith("sums")}
     parts = []
+    if any(total.dim() != 1 or len(total) > 10_000 for total in sums.values()):
+        raise ValueError("sums that no run has")
     if "train_means.sums" in sums:
         train = sums["train_means.sums"]
         measures = sums.get("measure_means.sums", train[2:])

@@ -25,7 +25,7 @@ class LocalConv2d(nn.Module):
         super().__init__()
         if kernel_size > min(side):
             raise ValueError(f"a field of {kernel_size} x {kernel_size} does not fit into {side[0]} x {side[1]}")
-        self.kernel_size, self.stride = kernel_size, stride
+        self.in_channels, self.kernel_size, self.stride = in_channels, kernel_size, stride
         rows, columns = ((length - kernel_size) // stride + 1 for length in side)
         self.grid = (rows, columns)
         positions, inputs = rows * columns, in_channels * kernel_size**2
@@ -38,6 +38,11 @@ class LocalConv2d(nn.Module):
         fields = maps.unfold(2, self.kernel_size, self.stride).unfold(3, self.kernel_size, self.stride)
         # channels last, as `forward` leaves them in memory, so that long runs are copied
         return fields.permute(2, 3, 0, 4, 5, 1).reshape(self.weight.shape[0], len(maps), self.weight.shape[1])
+
+    def kernels(self) -> Tensor:
+        """The weights as windows of an image: (positions * out_channels, in_channels, height, width)."""
+        windows = self.weight.transpose(1, 2).reshape(-1, self.kernel_size, self.kernel_size, self.in_channels)
+        return windows.permute(0, 3, 1, 2)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Multiply maps (B, C, H, W) field by field: (B, out_channels, rows, columns)."""

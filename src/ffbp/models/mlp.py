@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from ffbp.models.batch_norm import BatchNorm
 from ffbp.models.stack import Block, Stack
 from ffbp.settings import Counts, Probability, checked
 
@@ -36,7 +37,7 @@ def mlp(
     inputs, drop = math.prod(image_shape), input_dropout
     for width in widths:
         functions = {"relu": nn.ReLU(inplace=True), "tanh": nn.Tanh(), "sigmoid": nn.Sigmoid()}
-        norm = [nn.BatchNorm1d(width)] if batch_norm else []
+        norm = [BatchNorm(width)] if batch_norm else []
         blocks.append(Block(nn.Linear(inputs, width), *norm, functions[activation], dropout=drop))
         inputs, drop = width, dropout
     return Stack(blocks, image_shape=image_shape, classes=classes, dropout=dropout)

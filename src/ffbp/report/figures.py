@@ -1,5 +1,6 @@
 """Loss and accuracy on training and validation images, by epoch and by seconds, as in the article's figures 5 and 6."""
 
+import warnings
 from collections.abc import Sequence
 from itertools import accumulate, cycle, zip_longest
 from math import ceil
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
+from ffbp.errors import one_line
 from ffbp.report.runs import Group
 
 COLORS = ("#1f5fa8", "#d1495b", "#2a9d8f", "#e9a23b", "#7b5ea7", "#6b7280", "#a05a2c", "#3f7d20")
@@ -27,13 +29,14 @@ def draw(groups: Sequence[Group], quantity: str, path: Path) -> None:
         quantity: loss or acc.
         path: .svg or .png.
     """
-    with mpl.rc_context(fname=STYLE):
+    with mpl.rc_context(fname=STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks, and labels too long for a legend
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         by_epoch, by_second = figure.subplots(1, 2, sharey=True)
         for group, color in zip(groups, cycle(COLORS), strict=False):
             seconds = np.nanmean(_table([list(accumulate(run.history["time/epoch_seconds"])) for run in group.runs]), 1)
             for axes, x in ((by_epoch, np.arange(1.0, 1 + len(seconds))), (by_second, seconds)):
-                _curve(axes, x, group, f"val/{quantity}", color=color, label=group.label)
+                _curve(axes, x, group, f"val/{quantity}", color=color, label=_label(group))
                 _curve(axes, x, group, f"train/{quantity}", color=color, linestyle=":")
         by_epoch.set(xlabel="epoch", xscale="log")
         by_second.set(xlabel="seconds of training", xscale="log")
@@ -64,6 +67,11 @@ def _curve(axes: Axes, x: NDArray[np.float64], group: Group, name: str, *, color
         marker = "o" if len(x) < 8 else ""
         axes.plot(x, mean, color=color, linewidth=1.8, marker=marker, markersize=3.5, **style)
         axes.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
+
+
+def _label(group: Group) -> str:
+    """A name for the legend, which leaves out names that begin with _."""
+    return one_line(f" {group.label}" if group.label.startswith("_") else group.label, 100)
 
 
 def _lower_limit(groups: Sequence[Group]) -> float:

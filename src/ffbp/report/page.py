@@ -1,16 +1,26 @@
 """The comparison as one self-contained HTML page, and as a table for the terminal."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
+from pydantic import TypeAdapter
 from rich.table import Table
+from rich.text import Text
 
-from ffbp.files import write_text
+from ffbp.errors import ConfigError
+from ffbp.files import write_text, writing
+from ffbp.plain_text import read_text
 from ffbp.report.figures import draw
 from ffbp.report.runs import Group, group_runs, read_runs
+
+LISTING = ".written.json"
+"""The names of the files in a compare folder that are ours to replace."""
+FIGURES = ("loss.png", "loss.svg", "acc.png", "acc.svg")
 
 # accuracy in %, seconds and epochs as the article gives them, measured on its authors' hardware
 ARTICLE = (
@@ -22,26 +32,65 @@ CELLS = ("backprop, cnn", "backprop, mlp", "Forward-Forward, mlp")
 
 
 def write_report(directory: Path) -> list[Group]:
-    """Compare all finished runs below a directory, in <directory>/compare; return them in groups, best first."""
+    """Compare all finished runs below a directory, in <directory>/compare; return them in groups, best first.
+
+    Raises:
+        CheckpointError: if there are no finished runs.
+        ConfigError: if that folder contains files of somebody else that would be written over.
+    """
     groups = group_runs(read_runs(directory))
     folder = directory / "compare"
-    folder.mkdir(exist_ok=True)
-    names = dict.fromkeys(group.first["data"] for group in groups)
-    sets = [_data_set(name, [group for group in groups if group.first["data"] == name], folder) for name in names]
-    first = groups[0].first
+    names = _file_names([group.first["data"] for group in groups])
+    _claim(folder, ["index.html", *(figure for figures in names.values() for figure in figures.values())])
+    sets = []
+    for name, figures in names.items():
+        sets.append(_data_set(name, [group for group in groups if group.first["data"] == name], folder, figures))
+    first = {"torch": "?", "lightning": "?", "device": "?", "threads": "?"} | groups[0].first
     about = f"torch {first['torch']}, lightning {first['lightning']}, {first['device']}, threads: {first['threads']}"
     template = Environment(loader=PackageLoader("ffbp.report", "."), autoescape=True, trim_blocks=True)
     write_text(folder / "index.html", template.get_template("page.html.j2").render(sets=sets, about=about))
     return groups
 
 
-def _data_set(name: str, groups: Sequence[Group], folder: Path) -> dict[str, Any]:
+def _file_names(data: Sequence[str]) -> dict[str, dict[str, str]]:
+    """For each data set, its figures' file names by quantity and type: ("loss.png": "mnist_loss.png").
+
+    The name of a data set may be anything that a metrics.json says, such as ../../x.
+    """
+    stems: dict[str, str] = {}
+    for name in data:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60]
+        while name not in stems and stem in stems.values():
+            stem += "_"
+        stems.setdefault(name, stem)
+    return {name: {figure: f"{stem}_{figure}" for figure in FIGURES} for name, stem in stems.items()}
+
+
+def _claim(folder: Path, names: Sequence[str]) -> None:
+    """List the files about to be written; a ConfigError if one is there that an earlier listing does not have."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"{folder}: is no folder of this program; move it away.")
+    listing, listed = folder / LISTING, []
+    if listing.is_symlink() or listing.exists():
+        try:
+            listed = TypeAdapter(list[str]).validate_json(read_text(listing, 1_000_000))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{listing}: was not written by compare; move {folder} away.") from error
+    for name in names:
+        if name not in listed and ((folder / name).is_symlink() or (folder / name).exists()):
+            raise ConfigError(f"{folder / name}: was not written by this version of compare; move {folder} away.")
+    write_text(listing, json.dumps(sorted({*names, *listed}), indent=2) + "\n")
+
+
+def _data_set(name: str, groups: Sequence[Group], folder: Path, figures: Mapping[str, str]) -> dict[str, Any]:
     """What the page shows of one data set; its figures are drawn as files too."""
+    for figure, file in figures.items():
+        with writing(folder / file):
+            (folder / file).unlink(missing_ok=True)  # it might be a link that leads elsewhere
+            draw(groups, figure.partition(".")[0], folder / file)
     drawings = {}
     for quantity in ("loss", "acc"):
-        draw(groups, quantity, folder / f"{name}_{quantity}.png")
-        draw(groups, quantity, folder / f"{name}_{quantity}.svg")
-        text = (folder / f"{name}_{quantity}.svg").read_text()
+        text = (folder / figures[f"{quantity}.svg"]).read_text(encoding="utf-8")
         drawings[quantity] = Markup(text[text.index("<svg") :])  # without the XML declaration
     metrics = sorted({metric for group in groups for run in group.runs for metric in run.metrics})
     readouts = [metric.removeprefix("test/acc_") for metric in metrics if metric.startswith("test/acc_")]
@@ -92,7 +141,7 @@ def terminal_table(groups: Sequence[Group]) -> Table:
     for group in groups:
         cells = row(group)
         values = [cells[name] for name in ("accuracy", "seconds", "parameters", "epochs", "seeds")]
-        table.add_row(group.label, group.first["data"], *values)
+        table.add_row(Text(group.label), Text(group.first["data"]), *values)
     return table
 
 

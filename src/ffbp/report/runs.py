@@ -1,20 +1,23 @@
 """Finished runs, read from disk and grouped by everything but their seed."""
 
 import csv
-import json
+import io
+import math
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from ffbp.errors import CheckpointError
+from ffbp.errors import CheckpointError, one_line
+from ffbp.metrics import read_metrics
+from ffbp.plain_text import read_text, read_yaml
 
 # overrides that metrics.json already reports, or that do not affect the result
 SILENT = ("seed=", "algo=", "model=", "data=", "trainer.max_epochs=", "experiment=", "hydra.", "paths.", "callbacks=")
+COLUMNS = ("epoch", "train/loss", "train/acc", "time/epoch_seconds")  # of every run; others not of every epoch
 ALGORITHMS = {"bp": "backprop", "ff": "Forward-Forward"}
 
 
@@ -62,10 +65,19 @@ class Group:
 
 
 def read_runs(directory: Path) -> list[Run]:
-    """Read all finished runs below a directory; a CheckpointError if there are none, or a file of one is damaged."""
-    runs = [_read_run(path.parent) for path in sorted(directory.glob("**/metrics.json"))]
+    """Read all finished runs below a directory; one whose files are damaged is named on stderr and left out.
+
+    Raises:
+        CheckpointError: if there is no finished run that can be read.
+    """
+    runs = []
+    for path in sorted(directory.glob("**/metrics.json")):
+        try:
+            runs.append(_read_run(path.parent))
+        except CheckpointError as error:
+            print(f"skipped: {one_line(error)}", file=sys.stderr)
     if not runs:
-        raise CheckpointError(f"{directory}: contains no finished runs; train some first.")
+        raise CheckpointError(f"{directory}: contains no finished runs that can be read; train some first.")
     return runs
 
 
@@ -79,12 +91,26 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def _read_run(directory: Path) -> Run:
+    metrics, path = read_metrics(directory / "metrics.json"), directory / "metrics.csv"
     try:
-        metrics = json.loads((directory / "metrics.json").read_text())
-        with (directory / "metrics.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        history = {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else [])}
-        overrides = OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / "overrides.yaml"))
-        return Run(metrics, history, sorted(str(word) for word in overrides or []))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{directory}: its files cannot be read ({error}); remove or repeat the run.") from error
+        history = _columns(read_text(path, 32_000_000))
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be read ({reason}); remove or repeat the run.") from error
+    words = read_yaml(path := directory / ".hydra" / "overrides.yaml") or []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(f"{path}: a list of words expected; remove or repeat the run.")
+    return Run(metrics or {}, history, sorted(one_line(word) for word in words))
+
+
+def _columns(text: str) -> dict[str, list[float]]:
+    """The columns of a metrics.csv, NaN where an epoch was not validated; a ValueError for what we do not write."""
+    names, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if not rows or not all(len(row) == len(names) for row in rows):
+        raise ValueError("a line for each epoch expected, as long as the first")
+    columns = {name: [float(value or "nan") for value in column] for name, *column in zip(names, *rows, strict=True)}
+    if missing := set(COLUMNS) - set(columns):
+        raise ValueError(f"no values of {', '.join(sorted(missing))}")
+    if not all(math.isnan(value) or abs(value) < 1e30 for values in columns.values() for value in values):
+        raise ValueError("numbers of a finite size expected")
+    return columns

@@ -54,7 +54,7 @@ def region_masks(uniform: Tensor, blurs: int = 6) -> Tensor:
 
 def _blur(side: int, times: int, device: torch.device) -> Tensor:
     """The matrix, shape (side, side), that blurs a column of pixels `times` times."""
-    same = torch.eye(side, device=device)
+    same = torch.eye(side, dtype=torch.float, device=device)
     above, below = torch.cat([same[:1], same[:-1]]), torch.cat([same[1:], same[-1:]])
     return (0.25 * above + 0.5 * same + 0.25 * below).matrix_power(times)
 

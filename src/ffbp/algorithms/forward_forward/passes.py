@@ -50,7 +50,11 @@ class Passes:
     def product(self, k: int, below: Tensor) -> Tensor:
         """The product of layer k >= 1 with the activity (B, ...) of the layer below, detached and normalised."""
         block = self.stack.blocks[k]
-        return block.product(block.dropout(self.normalize(below.detach())))
+        return block.product(block.dropout(self.seen_above(below)))
+
+    def seen_above(self, activity: Tensor) -> Tensor:
+        """What a layer or a read-out above sees of an activity: detached, normalised, as precise as the weights."""
+        return self.normalize(activity.detach()).to(self.stack.blocks[0].affine.weight.dtype)
 
     def activities(self, product: Tensor) -> Iterator[Tensor]:
         """Yield the activity (B, ...) of each layer, given the product (B, ...) of the first."""
@@ -64,7 +68,7 @@ class Passes:
         """The normalised activities of `layers` under the neutral label, side by side, shape (B, features)."""
         neutral = products.images + products.labels.sum(0) / self.stack.classes
         activities = list(self.activities(neutral))
-        return torch.cat([self.normalize(activities[k]).flatten(1) for k in layers], 1)
+        return torch.cat([self.seen_above(activities[k]).flatten(1) for k in layers], 1)
 
     def label_goodness(
         self, products: FirstProducts, layers: Sequence[int], goodness: Callable[[Tensor], Tensor]

@@ -44,7 +44,7 @@ class PeerNormalization(nn.Module):
             a scalar; only its gradient matters.
         """
         with torch.no_grad():
-            mean = activity.float().mean(0)
+            mean = activity.to(self.means.dtype).mean(0)
             if distributed.is_initialized():
                 distributed.all_reduce(mean.mul_(loss_weight / distributed.get_world_size()))
             shared = [dim for dim, size in enumerate(self.means.shape) if size == 1]

@@ -1,0 +1,96 @@
+"""The words of a command line that are ours to read: what follows the first = is taken as it stands."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar, get_type_hints
+
+from ffbp.cli.refusals import did_you_mean
+from ffbp.errors import ConfigError
+
+Options = TypeVar("Options")
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether a command is asked what it can be told."""
+    return not {"--help", "-h"}.isdisjoint(words)
+
+
+def read_options(kind: type[Options], words: Sequence[str]) -> Options:
+    """Fill a dataclass from key=value words.
+
+    A value is text as it stands, so that a run may be called 007, [x] or a=b; true or false where the field is a bool;
+    and for a field of a list, `[one,another]` or one text without brackets.
+
+    Raises:
+        ConfigError: if a key is unknown or given twice, or a value is wrong or missing.
+    """
+    known = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or key not in known:
+            expected = ", ".join(f"{name}=" for name in known)
+            raise ConfigError(f"{word}: {expected} expected.{did_you_mean(key, list(known))}")
+        if key in values:
+            raise ConfigError(f"{key}= is given twice; give it once.")
+        values[key] = _value(known[key], key, text)
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in values and field.default is field.default_factory is MISSING:
+            raise ConfigError(f"{field.name}= is needed.")
+    return kind(**values)
+
+
+def show_options(kind: type[Any], purpose: str) -> None:
+    """Print what a command does, and what it can be told."""
+    print(f"{purpose}\n")
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        print(f"  {name + '=':10} {hint.__metadata__[0]}")
+
+
+def _value(kind: Any, key: str, text: str) -> Any:
+    if not text:
+        raise ConfigError(f"{key}=: a value expected.")
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{key}={text}: true or false expected.")
+        return text.lower() == "true"
+    if kind is str:
+        return text
+    return _texts(key, text) if text.startswith("[") and text.endswith("]") else [text]
+
+
+def _texts(key: str, text: str) -> list[str]:
+    from yaml import BaseLoader, YAMLError, load  # a list in brackets is YAML, whose values are texts to this loader
+
+    try:
+        found = load(text, BaseLoader)
+    except (YAMLError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ConfigError(f"{key}={text}: [one,another] expected; put quotes around what contains , or brackets.")
+    return found
+
+
+def reject_unusable_words(words: Sequence[str]) -> None:
+    """Raise a ConfigError for words that Hydra would answer with a page of help, or with a traceback."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> None:
+        raise ConfigError(f"{message}; see --help.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign, assignment]
+    found, unknown = parser.parse_known_args(list(words))
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such option; see --help.")
+    if found.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: use resume=<run directory>.")
+    for word in found.overrides:
+        if not word.strip("+~ ").partition("=")[0]:
+            raise ConfigError(f"{word}: write key=value.")
+
+
+def is_debugging() -> bool:
+    """Whether tracebacks are wanted in place of one line."""
+    return any(word.lower() == "debug=true" for word in sys.argv[1:])
