@@ -337,45 +337,6 @@ def test_each_image_has_a_slope_of_its_own_along_its_activities():
             assert_close(found[p], g)
 
 
-# -- SoftHebb
-
-
-@pytest.mark.parametrize("model", [MLP, CONV, LOCAL], ids=["mlp", "conv", "local"])
-def test_softhebb_equals_its_formulas(model):
-    algorithm, batch = ready("algo=softhebb", "algo.temperature=0.5", *model, size=3)
-    found = gradients_of(algorithm, algorithm.step(batch))
-    below = batch.images
-    for block in algorithm.stack.blocks:
-        product = block.product(below).detach()
-        affine = block.affine
-        if model is MLP:
-            fields, weights = [below.flatten(1)], [affine.weight]  # of each position: (B, inputs) and (units, inputs)
-        elif model is CONV:
-            unfolded = torch.nn.functional.unfold(below, 3, padding=1, stride=2)  # (B, inputs, positions)
-            fields = list(unfolded.movedim(2, 0))
-            weights = [affine.weight.flatten(1)] * len(fields)
-        else:
-            fields, weights = list(affine.fields(below)), [w.T for w in affine.weight]
-        changes = []
-        for x, w in zip(fields, weights, strict=True):
-            change = torch.zeros_like(w)
-            for image in x:
-                u = w @ image
-                y = (u / 0.5).softmax(0)
-                y = torch.where(torch.arange(len(u)) == u.argmax(), y, -y)
-                change += y[:, None] * (image[None] - u[:, None] * w) / len(x)
-            changes.append(change.detach())
-        gradient = found[affine.weight]
-        if model is LOCAL:
-            assert_close(gradient, -torch.stack(changes).transpose(1, 2))
-        else:
-            assert_close(gradient, -torch.stack(changes).sum(0).view_as(gradient))
-        below = block.after(product)
-    logits = algorithm.stack.head(below)
-    expected = torch.autograd.grad(cross_entropy(logits, batch.labels), algorithm.stack.head.affine.weight)
-    assert_close(found[algorithm.stack.head.affine.weight], expected[0])
-
-
 # -- predictive coding
 
 
