@@ -271,7 +271,7 @@ def test_the_squared_error_is_the_mean_over_images_of_the_sum_over_classes():
 
 
 def test_batch_norm_is_refused_where_its_derivative_is_not_written_out():
-    with pytest.raises(ConfigError, match="BatchNorm1d is not written out"):
+    with pytest.raises(ConfigError, match="BatchNorm is not written out"):
         fresh("algo=bp_explicit", "model=mlp", "model.batch_norm=true")
 
 

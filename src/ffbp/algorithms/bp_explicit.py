@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, max_unpool2d
+from torch.nn.functional import max_pool2d
 
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.output_loss import OUTPUT_LOSS, LossName, output_error
@@ -91,7 +91,8 @@ def backward(module: nn.Module, seen: Tensor, made: Tensor, error: Tensor) -> Te
     """The error at what a module saw, given that at what it made."""
     if isinstance(module, nn.MaxPool2d):  # it goes to the largest of each window
         _, where = max_pool2d(seen, module.kernel_size, return_indices=True)
-        return max_unpool2d(error.view_as(made), where, module.kernel_size, output_size=seen.shape)
+        spread = torch.zeros_like(seen.flatten(2))  # (B, C, positions)
+        return spread.scatter_(2, where.flatten(2), error.view_as(made).flatten(2)).view_as(seen)
     error = error.view_as(made)
     if isinstance(module, nn.Sigmoid):
         return error * made * (1 - made)

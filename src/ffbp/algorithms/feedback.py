@@ -1,7 +1,7 @@
 """Random feedback: the error reaches each layer by a road of its own, not back through the weights above."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,5 +94,6 @@ class Feedback(Algorithm):
         """
         product = block.product(below.detach())
         rows = below.flatten(1) if block.dense else below
-        other = functional_call(block.affine, {"weight": road, "bias": torch.zeros_like(block.affine.bias)}, (rows,))
+        fixed = {"weight": road, "bias": cast(Tensor, block.affine.bias).detach()}
+        other: Tensor = functional_call(block.affine, fixed, (rows,))
         return product + (other - other.detach())

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch.autograd import forward_ad as _forward_ad
 from torch.func import functional_call, jvp
 from torch.nn.functional import cross_entropy
 
@@ -13,6 +13,8 @@ from ffbp.algorithms.step import Step
 from ffbp.data import Batch
 from ffbp.models import Stack
 from ffbp.settings import checked
+
+forward_ad: Any = _forward_ad  # which has no types
 
 
 class ForwardGradient(Algorithm):
@@ -47,7 +49,7 @@ class ForwardGradient(Algorithm):
             logits = functional_call(self.stack, weights, (batch.images,))
             return cross_entropy(logits, batch.labels), logits
 
-        _, slope, logits = jvp(loss, (weights,), (direction,), has_aux=True)
+        _, slope, logits = jvp(loss, (weights,), (direction,), has_aux=True)  # type: ignore[misc]
         return Step(logits, gradients={weight: slope * direction[name] for name, weight in weights.items()})
 
     def _by_activities(self, batch: Batch) -> Step:

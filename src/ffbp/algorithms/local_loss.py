@@ -109,7 +109,8 @@ def similarities(x: Tensor) -> Tensor:
         x = x.flatten(2).std(2) if x[0, 0].numel() > 1 else x.flatten(1)
     rows = x - x.mean(1, keepdim=True)
     rows = rows / (rows.norm(dim=1, keepdim=True) + 1e-8)
-    return rows @ rows.T
+    similar: Tensor = rows @ rows.T
+    return similar
 
 
 def _projection(shape: tuple[int, ...]) -> nn.Module:
