@@ -3,13 +3,15 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 import yaml
-from conftest import settings
+from conftest import ROOT, settings
 from PIL import Image
 
 import ffbp
+from ffbp.cli.refusals import exit_code_of
 from ffbp.data.sources import digits
 from ffbp.files import CONF
 from ffbp.lifecycle import train as run
@@ -114,6 +116,116 @@ def test_a_command_from_cold_is_refused_in_one_line_and_leaves_nothing(words, co
     assert (refused.returncode, refused.stderr.count("\n"), refused.stdout) == (code, 1, "")
     assert says in refused.stderr
     assert not list(tmp_path.iterdir())
+
+
+NAMES = ["007", "1e3", "true", "[x]", "a b", "a=b", "it's", "ü,é", "{a: 1}", "${a}", "-", "resume=x"]
+
+
+def test_a_run_may_have_any_name(warm):
+    done = warm("algo=bp", "model=mlp", *SHORT, "hydra.run.dir=run")
+    assert done.wait() == 0, done.stderr
+    for name in NAMES:
+        shutil.copytree(warm.folder / "run", warm.folder / name)
+        known = warm(f"resume={name}")
+        assert known.wait() == 0, known.stderr
+        assert known.stdout.startswith(f"{name}: finished")
+    compared = warm("runs=[x]", script="compare.py")
+    assert compared.wait() == 0, compared.stderr
+    assert "[x]/compare/index.html" in compared.stdout
+    picture = warm.folder / "007" / "[x]"
+    Image.new("L", (28, 28)).save(picture, "PNG")
+    for images in ("images=007/[x]", "images=['007/[x]']"):
+        seen = warm("run=[x]", images, script="evaluate.py")
+        assert seen.wait() == 0, seen.stderr
+        assert seen.stdout.startswith("007/[x]\t")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "says"),
+    [
+        ("train.py", ["--help"], "algo: bp"),
+        ("train.py", ["resume=run", "--help"], "algo: bp"),
+        ("evaluate.py", ["--help"], "images=  .*one, or"),
+        ("compare.py", ["-h", "runs=x"], "runs=  .*else logs"),
+    ],
+)
+def test_help_is_shown_and_nothing_done(script, words, says, warm):
+    shown = warm(*words, script=script)
+    assert (shown.wait(), shown.stderr) == (0, "")
+    assert re.search(says, shown.stdout)
+    assert not list(warm.folder.iterdir())
+
+
+RUN = "runpy.run_path(sys.argv[0], None, '__main__')"
+
+
+def standard_output(fate: str, script: str) -> str:
+    """A script that has lost its standard output in some way before another begins."""
+    loss = {
+        "closed": "os.close(1); sys.stdout = sys.__stdout__ = None",
+        "unread": "r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w)",
+        "full": "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",
+    }
+    path = ROOT / script
+    return f"import os, runpy, sys\n{loss[fate]}\nsys.argv[0] = {str(path)!r}\n{RUN}"
+
+
+@pytest.mark.parametrize(("fate", "code"), [("closed", 0), ("unread", 0), ("full", 6)])
+def test_output_that_nobody_gets_breaks_nothing(fate, code, warm):
+    commands = {"train.py": ["algo=bp", "model=mlp", *SHORT, "hydra.run.dir=run"], "evaluate.py": ["run=run"]}
+    for script, words in (commands | {"compare.py": ["runs=run"]}).items():
+        lost = warm.folder.with_name(f"{fate}_{script}")
+        lost.write_text(standard_output(fate, script))
+        done = warm(*words, script=str(lost))
+        assert done.wait() == code, done.stderr
+        assert re.fullmatch("error: standard output: cannot be written.*\n" if code else "", done.stderr)
+    assert json.loads((warm.folder / "run" / "status.json").read_text())["state"] == "finished"
+    assert (warm.folder / "run" / "metrics.json").exists()
+    assert (warm.folder / "run" / "compare" / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (MemoryError(), 6, "out of memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 6, "out of memory"),
+        (ModuleNotFoundError("No module named 'rich'"), 6, "'rich'.*install"),
+        (RecursionError(), 2, "nested too deeply"),
+        (PermissionError(13, "Permission denied", "x.csv"), 6, "x.csv: Permission denied"),
+        (KeyboardInterrupt(), 130, "SIGINT"),
+        (SystemExit(143), 143, "SIGTERM"),
+        (SystemExit("enough"), 1, "enough"),
+        (KeyError("algo"), 1, "unexpected KeyError: 'algo'; debug=true shows where"),
+        (ZeroDivisionError("two\nlines\x1b[31m"), 1, r"two lines\\x1b\[31m"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_any_exception_is_one_line_and_a_code(error, code, says, capsys):
+    def fail() -> None:
+        raise error
+
+    assert exit_code_of(fail, debug=False) == code
+    assert re.fullmatch(f"error: .*{says}.*\n", capsys.readouterr().err)
+    assert exit_code_of(fail, debug=True) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_package_that_cannot_be_imported_is_named(warm):
+    broken = warm.folder.with_name("without_hydra.py")
+    forget = "for name in ('cli.compose', 'lifecycle.start'): sys.modules.pop(f'ffbp.{name}', None)"
+    broken.write_text(
+        f"import runpy, sys\nsys.modules['hydra'] = None\n{forget}\nsys.argv[0] = {str(ROOT / 'train.py')!r}\n{RUN}"
+    )
+    refused = warm("algo=bp", script=str(broken))
+    assert refused.wait() == 6
+    assert re.fullmatch("error: .*cannot be imported .*hydra.*\n", refused.stderr)
+
+
+def test_a_clusters_tasks_are_not_this_runs_processes(warm):
+    cluster = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "3", "SLURM_PROCID": "1"}
+    done = warm("algo=bp", "model=mlp", *SHORT, "trainer.fast_dev_run=true", "hydra.run.dir=run", **cluster)
+    assert done.wait() == 0, done.stderr
+    assert not (warm.folder / "run" / "metrics.json").exists()  # of a rehearsal
 
 
 @pytest.mark.parametrize("script", ["compare.py", "evaluate.py"])

@@ -1,24 +1,32 @@
 """Images: where they come from, how they are split, and in what order they arrive."""
 
+import contextlib
 import gzip
 import hashlib
+import io
+import os
 import shutil
 import threading
+import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import MNIST, batches, needs_mnist, settings
+from PIL import Image
 
 from ffbp.build import build
 from ffbp.data import Batches, ImageData, sources
 from ffbp.data.batches import ShiftedImages
 from ffbp.data.draws import Draws
 from ffbp.errors import ConfigError, DataError
+from ffbp.evaluation import read_images
 
 
 def image_data(*overrides: str) -> ImageData:
@@ -219,6 +227,38 @@ def test_labels_that_do_not_match_are_refused(kmnist):
         sources.idx_set("kmnist", kmnist)
 
 
+def test_a_file_of_absurd_size_is_refused_and_not_unpacked(kmnist, monkeypatch):
+    folder = kmnist / "KMNIST" / "raw"
+    for sizes in ([2**32 - 1] * 3, [2**31, 28, 28], [0, 28, 28], [0, 2**32 - 1, 2**32 - 1]):
+        header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in sizes)
+        (folder / "train-images-idx3-ubyte").write_bytes(header + bytes(100))
+        with pytest.raises(DataError, match="train-images"):
+            sources.idx_set("kmnist", kmnist)
+    header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (60, 28, 28))
+    bomb = gzip.compress(header + bytes(50_000_000))
+    (folder / "train-images-idx3-ubyte").unlink()
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(bomb)
+    known = [("train-images-idx3-ubyte.gz", hashlib.md5(bomb).hexdigest())]
+    monkeypatch.setattr(sources.IDX_SETS["kmnist"], "resources", known)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="47040 bytes after the header expected, more found"):
+        sources.idx_set("kmnist", kmnist)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    monkeypatch.setattr(sources, "LARGEST", 1000)
+    with pytest.raises(DataError, match="at most 1000 bytes"):
+        sources.idx_set("kmnist", kmnist)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_not_waited_for(make, kmnist):
+    path = kmnist / "KMNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.unlink()
+    make(path)
+    with pytest.raises(DataError, match="no such file"):
+        sources.idx_set("kmnist", kmnist)
+
+
 @needs_mnist
 def test_one_flipped_bit_of_mnist_is_found(tmp_path):
     folder = tmp_path / "MNIST" / "raw"
@@ -260,3 +300,110 @@ def test_download_fetches_what_is_missing_from_the_first_mirror_that_has_it(kmni
     with pytest.raises(DataError, match="from every mirror"):
         sources.download("kmnist", wanted)
     assert not list(wanted.glob("**/*.part"))
+
+
+class Unwilling(BaseHTTPRequestHandler):
+    """Answers in a way that would keep a patient reader for ever."""
+
+    way = "silent"
+
+    def do_GET(self):
+        if self.way == "silent":
+            time.sleep(1)
+            return
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * (1 if self.way == "trickling" else 100_000))
+                time.sleep(0.01)
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("way", "says"), [("silent", "timed out"), ("trickling", "bytes a second"), ("endless", "more than")]
+)
+def test_a_mirror_that_hangs_is_given_up(way, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(Unwilling, "way", way)
+    monkeypatch.setattr(sources, "PATIENCE", 0.3)
+    monkeypatch.setattr(sources, "LARGEST", 1_000_000)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Unwilling) as server:
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(sources.IDX_SETS["kmnist"], "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        with pytest.raises(DataError, match=f"missing, and the download failed from every mirror .*{says}"):
+            sources.download("kmnist", tmp_path)
+        server.shutdown()
+    assert not list(tmp_path.glob("**/*ubyte*"))
+
+
+# -- images of one's own
+
+RAMP = np.linspace(0, 255, 28 * 28).round().reshape(28, 28).astype(np.uint8)
+
+
+def as_ink(colour: int) -> Image.Image:
+    """The ramp as the opacity of ink on nothing."""
+    grey = Image.new("L", (28, 28), colour)
+    return Image.merge("RGBA", (grey, grey, grey, Image.fromarray(RAMP)))
+
+
+PICTURES = {
+    "eight bits.png": Image.fromarray(RAMP),
+    "sixteen bits.png": Image.fromarray(RAMP.astype(np.uint16) * 257),
+    "thirty-two bits.tif": Image.fromarray(RAMP.astype(np.int32) * 257),
+    "floats.tif": Image.fromarray(RAMP.astype(np.float32) / 255),
+    "grey and opaque.png": Image.fromarray(RAMP).convert("LA"),
+    "coloured.png": Image.fromarray(RAMP).convert("RGB"),
+    "palette.png": Image.fromarray(RAMP).convert("P"),
+    "for print.tif": Image.fromarray(RAMP).convert("CMYK"),
+    "white ink.png": as_ink(255),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_of_any_mode_is_read_as_it_looks(name, tmp_path):
+    PICTURES[name].save(tmp_path / name)
+    _, images = read_images([tmp_path / name], (1, 28, 28), invert=False)
+    assert np.array_equal(images[0, 0], RAMP)
+
+
+def test_pictures_on_transparent_paper_turned_animated_and_black_and_white(tmp_path):
+    as_ink(0).save(tmp_path / "black ink.png")
+    _, images = read_images([tmp_path / "black ink.png"], (3, 28, 28), invert=True)
+    assert all(np.array_equal(channel, RAMP) for channel in images[0])
+    with pytest.raises(DataError, match="nothing shows on black"):
+        read_images([tmp_path / "black ink.png"], (1, 28, 28), invert=False)
+    turned = Image.Exif()
+    turned[0x112] = 3
+    Image.fromarray(RAMP).save(tmp_path / "turned.png", exif=turned)
+    Image.fromarray(RAMP).save(tmp_path / "two.gif", save_all=True, append_images=[Image.new("L", (28, 28))])
+    Image.fromarray(RAMP).convert("1").save(tmp_path / "one bit.png")
+    names = [tmp_path / name for name in ("turned.png", "two.gif", "one bit.png")]
+    _, images = read_images(names, (1, 28, 28), invert=False)
+    assert np.array_equal(images[0, 0], RAMP[::-1, ::-1])
+    assert np.array_equal(images[1, 0], RAMP)
+    assert set(images[2].unique().tolist()) == {0, 255}
+
+
+def test_what_is_no_picture_is_refused_by_name(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(RAMP).save(path)
+    whole = path.read_bytes()
+    assert whole[37:41] == b"IDAT"
+    size = whole[:16] + (60_000).to_bytes(4, "big") * 2 + whole[24:29]
+    bomb = size + zlib.crc32(size[12:]).to_bytes(4, "big") + whole[33:]
+    floats = io.BytesIO()
+    Image.fromarray(RAMP.astype(np.float32)).save(floats, "TIFF")
+    broken = [whole[:33] + b"\0\0\0\1zzzz" + whole[33:], whole[:37] + b"I\0AT" + whole[41:], whole[:60], b"", bomb]
+    for content in [*broken, floats.getvalue(), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]:
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"x\.png: cannot be read as an image"):
+            read_images([path], (1, 28, 28), invert=False)
+    path.unlink()
+    os.mkfifo(path)
+    for wrong in (path, tmp_path / "none.png", Path("/dev/zero")):
+        with pytest.raises(DataError, match="cannot be read as an image"):
+            read_images([wrong], (1, 28, 28), invert=False)

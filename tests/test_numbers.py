@@ -5,7 +5,7 @@ import re
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import a_batch, settings
+from conftest import a_batch, fresh, settings
 from torch import nn
 
 import ffbp
@@ -146,3 +146,13 @@ def test_local_fields_are_drawn_as_the_windows_that_they_multiply():
     expected = layer(image)[0].flatten(1).T - layer.bias[:, 0]
     torch.testing.assert_close(products, expected)
     assert first_layer_picture(Block(layer, nn.ReLU()), (1, 8, 8), 5).shape[0] == 3
+
+
+def test_gradients_of_mixed_precision_are_clipped(tmp_path):
+    chosen = settings("algo=bp", "model=mlp", "model.widths=[8]", "trainer.max_epochs=1", "algo.optimizer.name=sgd")
+    chosen["trainer"] |= {"precision": "bf16-mixed", "gradient_clip_val": 1e-2, "limit_train_batches": 3}
+    run.train(chosen, tmp_path, bar=False)
+    before = fresh("algo=bp", "model=mlp", "model.widths=[8]").state_dict()
+    after = ffbp.load(tmp_path).state_dict()
+    moved = sum((after[name] - before[name]).square().sum() for name in before).sqrt()
+    assert 0 < moved <= 3 * 1e-2 * chosen["algo"]["optimizer"]["lr"] * 1.01  # three steps of that length at most

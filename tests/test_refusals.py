@@ -32,6 +32,8 @@ def assert_refused(warm, words: str, code: int, says: str, **environment: str) -
     assert files(warm.folder) == before
 
 
+CSV_LOGGER = "{_target_:lightning.pytorch.loggers.CSVLogger,save_dir:'${paths.output_dir}',name:'',version:''}"
+LAST_TOO = "{_target_:lightning.pytorch.callbacks.ModelCheckpoint,save_last:true}"
 SETTINGS = [
     # unknown keys and choices
     ("trainr.max_epochs=1", 2, "trainer.max_epochs"),
@@ -89,6 +91,24 @@ SETTINGS = [
     (f"{BP} model._target_=nowhere.Model", 2, "cannot be imported"),
     ("-m seed=0,1 trainer=ddp", 2, "one by one"),
     ("-m trainer=cpu,ddp", 2, "one by one"),
+    # words and values that ended in a traceback
+    *[(word, 2, f"{re.escape(word)}: write key=value") for word in ("=3", "+=3", "~", "++=")],
+    (f"{BP} +algo=-1", 2, "Config group override must be a string"),
+    ("--nonsense", 2, "--nonsense: no such option"),
+    ("--experimental-rerun x", 2, "use resume="),
+    *[(f"{BP} trainer.max_time={value}", 2, "DD:HH:MM:SS") for value in ("5", "x", "{sec:5}", "'00:00:00:00'")],
+    (f"{BP} trainer.profiler=xla", 2, "profiler=xla: 'simple', 'advanced' or 'pytorch'"),
+    (f"{BP} trainer.strategy=ddp_spawn", 2, "strategy=ddp_spawn: 'auto', 'ddp'"),
+    (f"{BP} trainer.num_sanity_val_steps=x", 2, "num_sanity_val_steps"),
+    (f"{BP} ~data.source", 2, "data.name: a name for the data set"),
+    # parts that do not go together, or are not what their group is for
+    (f"{BP} callbacks=early_stop data.val_size=0", 2, "monitors val/acc.*data.val_size"),
+    (f"{BP} callbacks=early_stop trainer.limit_val_batches=0", 2, "monitors val/acc, and nothing is validated"),
+    (f"{BP} callbacks=early_stop callbacks.early_stop.monitor=val/accu", 2, "val/accu, which is not measured"),
+    (f"{BP} +logger.x={CSV_LOGGER}", 2, "CSVLogger would overwrite .*metrics.csv"),
+    (f"{BP} +callbacks.x={LAST_TOO}", 2, "ModelCheckpoint would overwrite"),
+    (f"{BP} +logger.x._target_=lightning.pytorch.loggers.CometLogger", 2, "not installed .*pip install.*comet"),
+    *[(f"{BP} {group}._target_=builtins.dict", 2, "expected, dict found") for group in ("data", "+callbacks.x")],
     # the machine
     (f"{BP} trainer.devices=0", 6, "1 to"),
     (f"{BP} trainer.accelerator=cpu trainer.devices=99", 6, "cores"),
@@ -109,6 +129,11 @@ def test_a_refused_command_leaves_nothing(words, code, says, warm):
         assert says in refused.stderr
         return
     assert_refused(warm, words, code, says)
+
+
+def test_without_a_compiler_nothing_is_compiled_and_nothing_begun(warm):
+    nowhere = {"PATH": "/nowhere", "CXX": "", "TORCHINDUCTOR_CACHE_DIR": str(warm.folder.with_name("inductor"))}
+    assert_refused(warm, f"{BP} compile=true", 6, "compile=true: .*install a compiler", **nowhere)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -236,6 +261,10 @@ def test_resuming_with_other_settings(saved, warm):
     assert_refused(warm, words, 4, says)
     assert_refused(warm, "resume=run trainer.max_epochs=1", 4, "can only grow")
     assert_refused(warm, "resume=run trainr.max_epochs=9", 4, "trainr")
+    for word in ("seed", "=3", "-m", "--cfg"):
+        assert_refused(warm, f"resume=run {word}", 2, f"{word}: not together with resume=")
+    assert_refused(warm, "resume=run resume=other", 2, "resume= is given twice")
+    assert_refused(warm, "++resume=nowhere", 4, "nowhere: contains no run to resume")
 
 
 def test_a_taken_directory(saved, warm):

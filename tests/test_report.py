@@ -1,16 +1,22 @@
 """Runs on disk become groups, sentences and pictures."""
 
+import io
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from matplotlib.axes import Axes
+from rich.console import Console
 
 from ffbp.callbacks.pictures import first_layer_picture
+from ffbp.errors import CheckpointError, ConfigError
 from ffbp.models import Block
 from ffbp.report.figures import draw
-from ffbp.report.page import conclusions, row, write_report
-from ffbp.report.runs import Group, Run, group_runs
+from ffbp.report.page import conclusions, row, terminal_table, write_report
+from ffbp.report.runs import Group, Run, group_runs, read_runs
 
 
 def a_run(algo: str, model: str, seed: int, accuracy: float, *overrides: str, data: str = "mnist") -> Run:
@@ -42,21 +48,112 @@ def test_groups_differ_in_all_but_their_seed_best_first():
     assert row(groups[0])["goodness"] == "-"
 
 
+COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")
+
+
+def write_run(folder: Path, algo: str = "bp", *overrides: str, **changed: object) -> Path:
+    """A finished run's files."""
+    (folder / ".hydra").mkdir(parents=True)
+    metrics = a_run(algo, "mlp", 0, 0.9).metrics | {"torch": "", "lightning": "", "device": "", "threads": 1}
+    (folder / "metrics.json").write_text(json.dumps(metrics | changed))
+    (folder / "metrics.csv").write_text(",".join(COLUMNS) + "\n0,1,0.8,1,0.9,3\n")
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+    return folder
+
+
 def test_the_page_has_a_column_for_every_read_out_that_any_run_has(tmp_path):
-    for algo, readout in (("bp", None), ("ff", "softmax"), ("own", "layer_1")):
-        (folder := tmp_path / algo / ".hydra").mkdir(parents=True)
-        metrics = a_run(algo, "mlp", 0, 0.9).metrics | {"torch": "", "lightning": "", "device": "", "threads": 1}
-        metrics |= {f"test/acc_{readout}": 0.8125} if readout else {}
-        (tmp_path / algo / "metrics.json").write_text(json.dumps(metrics))
-        columns = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")
-        (tmp_path / algo / "metrics.csv").write_text(",".join(columns) + "\n0,1,0.8,1,0.9,3\n")
-        (folder / "overrides.yaml").write_text("[]")
+    for algo, readout in (("bp", {}), ("ff", {"test/acc_softmax": 0.8125}), ("own", {"test/acc_layer_1": 0.8125})):
+        write_run(tmp_path / algo, algo, **readout)
     write_report(tmp_path)
     page = (tmp_path / "compare" / "index.html").read_text()
     assert "<th>by layer_1, %</th><th>by softmax, %</th>" in page
     assert "by goodness" not in page
     assert page.count("<td>81.25</td>") == 2
     assert page.count("<td>-</td>") == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *[("metrics.json", text) for text in ("", "{", "[]", "null", "[" * 9000, "9" * 5000, "{}", " " * 2_000_000)],
+        *[("metrics.json", {key: None}) for key in ("algo", "test/acc", "epochs", "time/train_seconds")],
+        *[("metrics.json", {"test/acc": value}) for value in (float("nan"), float("inf"), -1, "x", [1])],
+        *[("metrics.json", {"data": value}) for value in ("x" * 300, "\x1b[31m", "a\nb")],
+        ("metrics.json", {"test/acc_softmax": "x"}),
+        *[("metrics.csv", text) for text in ("", "epoch\n", "epoch\n0\n", "a,b\n1\n", '"' * 200_000, "\0")],
+        *[("metrics.csv", ",".join(COLUMNS) + f"\n0,{value},1,1,1,1\n") for value in ("inf", "x", "1,1", "1e300")],
+        *[(".hydra/overrides.yaml", text) for text in ("a: 1", "[", "\0", "&a [*a]", "- " * 3000, "x" * 200_000)],
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_damaged_run_is_named_and_left_out(file, content, tmp_path, capsys):
+    write_run(tmp_path / "good")
+    damaged = write_run(tmp_path / "bad") / file
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(damaged.read_text()) | content)
+    damaged.write_text(content)
+    assert len(read_runs(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("skipped: ")
+    assert f"bad/{file}" in said
+    assert said.count("\n") == 1
+    with pytest.raises(CheckpointError, match="no finished runs"):
+        read_runs(tmp_path / "bad")
+
+
+def test_a_file_that_is_none_is_not_waited_for(tmp_path, capsys):
+    write_run(tmp_path / "good")
+    for file in ("metrics.json", "metrics.csv", ".hydra/overrides.yaml"):
+        path = write_run(tmp_path / f"run_{len(file)}") / file
+        path.unlink()
+        os.mkfifo(path)
+    assert len(read_runs(tmp_path)) == 1
+    assert capsys.readouterr().err.count("\n") == 3
+
+
+HOSTILE = ["../../../x", "a/b", "a_b", "[/bold]", "$x^$", "_<script>數據"]
+
+
+def test_names_in_a_strangers_run_are_words_and_lead_nowhere(tmp_path):
+    for number, name in enumerate(HOSTILE):
+        write_run(tmp_path / "logs" / str(number), name, name, data=name)
+    groups = write_report(tmp_path / "logs")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(terminal_table(groups))
+    assert "[/bold]" in console.file.getvalue()
+    assert len(groups) == len(HOSTILE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
+    figures = {path.name for path in (tmp_path / "logs" / "compare").glob("*.png")}
+    assert len(figures) == 2 * len(HOSTILE)
+    page = (tmp_path / "logs" / "compare" / "index.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_what_compare_did_not_write_it_leaves_as_it_is(tmp_path):
+    write_run(tmp_path / "run", data="digits")
+    folder, victim = tmp_path / "compare", tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("index.html", "digits_loss.png"):
+        for make in (lambda path: path.write_text("mine"), lambda path: path.symlink_to(victim), Path.mkdir):
+            folder.mkdir()
+            make(folder / name)
+            with pytest.raises(ConfigError, match=f"{name}: was not written by"):
+                write_report(tmp_path)
+            assert [path.name for path in folder.iterdir()] == [name]
+            shutil.rmtree(folder)
+    folder.symlink_to(tmp_path / "run")
+    with pytest.raises(ConfigError, match="no folder of this program"):
+        write_report(tmp_path)
+    folder.unlink()
+    write_report(tmp_path)
+    (folder / "notes.txt").write_text("mine")
+    for path in (folder / "index.html", folder / "digits_acc.svg", folder / ".index.html.new"):
+        path.unlink(missing_ok=True)
+        path.symlink_to(victim)
+    write_report(tmp_path)  # again: over its own, also where a link lies by now
+    assert (folder / "notes.txt").read_text() == victim.read_text() == "mine"
+    assert not (folder / "index.html").is_symlink()
 
 
 @pytest.mark.filterwarnings("error")

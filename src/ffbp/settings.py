@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     field_validator,
     model_validator,
@@ -115,9 +116,9 @@ class TrainerSettings(BaseModel, extra="allow"):
     check_val_every_n_epoch: Count
     accumulate_grad_batches: Count
     gradient_clip_val: Positive | None
-    detect_anomaly: bool
-    fast_dev_run: bool | ZeroOrMore
-    deterministic: bool | Literal["warn"]
+    detect_anomaly: StrictBool
+    fast_dev_run: StrictBool | ZeroOrMore
+    deterministic: StrictBool | Literal["warn"]
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
 
     @field_validator("max_time")
@@ -138,7 +139,7 @@ class RunSettings(BaseModel, extra="ignore"):
     """All of a run's settings."""
 
     seed: Seed
-    compile: bool
+    compile: StrictBool
     algo: NamedPart
     model: NamedPart
     data: DataPart

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.nn import BatchNorm1d
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -155,6 +157,17 @@ class Algorithm(Measured):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if loss.requires_grad:
             torch.autograd.backward(loss, *args, **kwargs)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            # Lightning refuses this for fused optimizers, which stand in the way only where gradients are scaled
+            algorithm = gradient_clip_algorithm or GradClipAlgorithmType.NORM
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if batch_idx % self.check_interval == 0:  # not after every batch: it waits for the device

@@ -12,7 +12,7 @@ from ffbp.data import MemoryData
 from ffbp.errors import ConfigError, ResourceError
 from ffbp.lifecycle.directory import RunDirectory
 
-MEASURED = re.compile(r"val/(loss|acc\w*)|(?!val/|test/)\w+/[\w/]+")
+MEASURED = re.compile(r"val/(loss|acc(_\w+)?)|(?!val/|test/)\w+/[\w/]+")
 """What can be monitored: a rule may measure anything in its training, but no more in the validation."""
 
 

@@ -208,7 +208,7 @@ def _require_alike(place: str, there: Any, here: Any) -> None:
     """Raise a CheckpointError if nested counters and states differ in their names or types."""
     if isinstance(there, dict) and isinstance(here, dict) and here:
         for name in dict.fromkeys([*there, *here]):
-            if name not in there or (name not in here and not name.endswith("state_dict")):
+            if name not in there or (name not in here and not str(name).endswith("state_dict")):
                 raise CheckpointError(f"{place}.{name}: {'missing' if name not in there else 'not expected'}.")
             _require_alike(f"{place}.{name}", there[name], here.get(name, {}))
     elif isinstance(here, dict):  # which is filled only while a run goes on

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -22,7 +23,7 @@ from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from ffbp.algorithms import Algorithm
 from ffbp.build import build, build_algorithm
 from ffbp.data import MemoryData
-from ffbp.errors import ConfigError, NumericError, ResourceError
+from ffbp.errors import CheckpointError, ConfigError, NumericError, ResourceError
 from ffbp.files import CHECKOUT, PROGRAM, write_text
 from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, replace_damaged
 from ffbp.lifecycle.conflicts import reject_conflicts, require_compiler
@@ -151,6 +152,10 @@ def _lightnings_errors(settings: Settings, directory: RunDirectory) -> Iterator[
         if re.search(r"closed by peer|reset by peer|Connection refused|Broken pipe", message, re.IGNORECASE):
             raise ResourceError(f"another process of this run is gone ({message}). {saved}") from error
         raise
+    except TypeError as error:  # states that a stranger has taken out of an optimizer are missed at its first step
+        if not any("torch.optim" in str(frame.f_globals["__name__"]) for frame, _ in walk_tb(error.__traceback__)):
+            raise
+        raise CheckpointError(f"{directory.last}: the state of its optimizer cannot be used ({error}).") from error
 
 
 def _all_metrics(settings: Settings, trainer: pl.Trainer, parameters: int, results: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
         # tasks of a cluster's job are not this run's processes, which trainer.devices asks for
         parts = parts | {"plugins": [*parts.get("plugins", []), LightningEnvironment()]}
     try:
-        profiler = settings["profiler"] or NoProfiler()
+        profiler = settings.get("profiler") or NoProfiler()
         trainer = pl.Trainer(**settings | {"profiler": profiler}, **parts)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error

@@ -25,6 +25,7 @@ TRAINER_KEYS = re.compile(
 PROFILERS = (None, "simple", "advanced")
 
 WRITERS = ("callbacks", "logger")  # groups whose members write
+PLACES = ("save_dir", "dirpath", "name", "version", "sub_dir", "prefix", "filename")
 FOLDERS, FREE = ("save_dir", "dirpath"), ("_target_", "monitor")
 _WORD = re.compile(r"(?!.*\.\.)[\w.=+,: @-]*")  # a part of a file's name
 _FILENAME = re.compile(r"(?!.*\.\.)(?:[\w.=+-]|\{[\w/]+(?::\d{0,2}(?:\.\d{1,2})?[a-z]?)?\})*")  # of a ModelCheckpoint
@@ -157,6 +158,8 @@ def _require_below(place: str, part: Mapping[str, Any], directory: Path | None) 
     for name, value in part.items():
         if name in FREE or value is None:
             continue
+        if name in PLACES and not isinstance(value, str | int):
+            raise CheckpointError(f"{place}.{name}={value!r:.80}: refused, not a name.")
         for word in _words(value):
             if name in FOLDERS:
                 good = directory is not None and _is_below(word, directory)
