@@ -39,9 +39,9 @@ class ClassGroups(Algorithm):
         for k, (units, *_) in enumerate(stack.activity_shapes()):
             if units < stack.classes:
                 raise ConfigError(f"algo=class_groups: layer {k} has {units} units, {stack.classes} or more expected.")
-            group = torch.arange(units) * stack.classes // units  # each unit's class, (units,)
+            group = [unit * stack.classes // units for unit in range(units)]  # each unit's class
             share = torch.zeros(units, stack.classes)
-            share[torch.arange(units), group] = 1 / group.bincount()[group].float()
+            share[range(units), group] = torch.tensor([1 / group.count(k) for k in group])
             self.register_buffer(f"share_{k}", share, persistent=False)
 
     def goodness(self, images: Tensor) -> list[Tensor]:

@@ -64,7 +64,7 @@ class LocalLoss(Algorithm):
         if self.weights[0]:
             inputs = [shape[0] * pool**2 for shape, pool in zip(shapes, self.pools, strict=False)]
             self.heads.extend(stack.make_head(features) for features in inputs)
-        for parameter in [*self.heads.parameters(), *stack.head.parameters()]:
+        for parameter in self.heads.parameters():
             nn.init.zeros_(parameter)
         if self.weights[1]:
             self.projections.extend(_projection(shape) for shape in shapes)
