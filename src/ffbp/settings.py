@@ -44,7 +44,7 @@ Schedule = Literal["constant", "cooldown", "cosine", "onecycle"]
 class OptimizerSettings(BaseModel, extra="forbid", frozen=True):
     """How parameters are moved along their gradients."""
 
-    name: Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
+    name: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"]
     lr: Positive | Annotated[list[Positive], Field(min_length=1)]  # a list has one rate for each layer
     weight_decay: NonNegative
     momentum: Probability

@@ -85,7 +85,7 @@ class Algorithm(Measured):
 
     def compile_parts(self) -> None:
         """Compile the modules that a training step and an answer call."""
-        for module in [*self.stack.blocks, self.stack.head]:
+        for module in filter(None, [*self.stack.blocks, self.stack.head]):
             module.compile()
 
     # -- for rules

@@ -1,49 +1,99 @@
-"""Random feedback: the error reaches each layer by a road of its own, not back through the layers above."""
+"""Random feedback: the error reaches each layer by a road of its own, not back through the weights above."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import one_hot
 
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.step import Step
 from ffbp.data import Batch
-from ffbp.models import Stack
+from ffbp.models import Block, Stack
 from ffbp.settings import checked
 
 
 class Feedback(Algorithm):
-    """Train each layer on the output error, brought to it by a fixed random matrix: direct feedback alignment.
+    """Train each layer on an error that came down another road than the transposed weights above.
 
-    With the output error e = softmax(logits) - y, the error at layer l's activity is R_l e, where backpropagation has
-    the product of e and all transposed weights above. Within the layer the chain rule holds as usual:
-    delta_l = (R_l e) * f'(z_l), dW_l = delta_l h_{l-1}^T. On maps, R_l reaches every position. The head learns from e.
+    The output error is e = softmax(logits) - y, and the head learns from it. Within a layer the chain rule holds:
+    delta_l = (road_l) * f'(z_l), dW_l = delta_l h_{l-1}^T. What differs is the road to layer l's activity:
+
+    - fa, feedback alignment: delta_{l+1} through a fixed random matrix in place of W_{l+1}^T.
+    - sign, sign symmetry: through the signs of W_{l+1}^T, times the mean size of its entries.
+    - dfa, direct feedback alignment: R_l e, straight from the top, R_l fixed and random.
+    - drtp, direct random target projection: R_l y, no error at all.
+
+    On maps, fa and sign replace the kernel with which an error goes back through a convolution, and R_l reaches every
+    position.
 
     Args:
         stack: what is trained.
-        feedback: which road the error takes: dfa is direct feedback alignment.
+        feedback: which road the error takes.
         settings: `optimizer` and `schedule`, see `Algorithm`.
 
-    Source: Nøkland 2016, arXiv:1609.01596.
+    Source: Lillicrap et al. 2016, Nature Communications 7; Liao et al. 2016, arXiv:1510.05067; Nøkland 2016,
+    arXiv:1609.01596; Frenkel et al. 2021, arXiv:1909.01311.
     """
 
     roads: Tensor
 
     @checked
-    def __init__(self, stack: Stack, *, feedback: Literal["dfa"], **settings: Any) -> None:
+    def __init__(self, stack: Stack, *, feedback: Literal["fa", "sign", "dfa", "drtp"], **settings: Any) -> None:
         super().__init__(stack, **settings)
+        self.feedback = feedback
         self.units = [math.prod(shape) for shape in stack.activity_shapes()]
-        # the matrices R_l side by side; a buffer, so that a resumed run has the same ones
-        self.register_buffer("roads", torch.randn(stack.classes, sum(self.units)) / math.sqrt(stack.classes))
+        # buffers, so that a resumed run has the same ones
+        if feedback in ("dfa", "drtp"):  # the matrices R_l side by side
+            self.register_buffer("roads", torch.randn(stack.classes, sum(self.units)) / math.sqrt(stack.classes))
+        if feedback == "fa":  # drawn as the weights are
+            for k, block in enumerate(self._above()):
+                fresh = torch.empty_like(block.affine.weight)
+                self.register_buffer(f"road_{k}", fresh.uniform_(-1, 1) * block.affine.weight.detach().abs().max())
 
     def step(self, batch: Batch) -> Step:
+        if self.feedback in ("dfa", "drtp"):
+            return self._step_from_the_top(batch)
+        activity = self.stack.blocks[0](batch.images)
+        for k, block in enumerate(self._above()):
+            below = block.dropout(activity)
+            activity = block.after(self._with_road(block, self._road(k, block), below))
+        loss = nn.functional.cross_entropy(activity, batch.labels)
+        return Step(activity, loss)
+
+    def _step_from_the_top(self, batch: Batch) -> Step:
         activities = list(self.stack.activities(batch.images, local=True))  # each one's graph is that of its layer
         logits = self.stack.head(activities[-1].detach())  # (B, classes)
-        error = (logits.detach().softmax(1) - one_hot(batch.labels, self.stack.classes)) / len(logits)
-        roads = (error @ self.roads).split(self.units, 1)  # for each layer (B, units)
+        labels = one_hot(batch.labels, self.stack.classes)
+        error = (logits.detach().softmax(1) - labels) / len(logits)
+        sent = error if self.feedback == "dfa" else labels.to(error.dtype) / len(logits)
+        roads = (sent @ self.roads.to(sent.dtype)).split(self.units, 1)  # for each layer (B, units)
         errors = [road.view_as(activity).to(activity.dtype) for road, activity in zip(roads, activities, strict=True)]
         parameters = list(self.parameters())
         gradients = torch.autograd.grad([*activities, logits], parameters, [*errors, error.to(logits.dtype)])
         return Step(logits, gradients=dict(zip(parameters, gradients, strict=True)))
+
+    def _above(self) -> list[Block]:
+        """The blocks that an error comes down through."""
+        return [*self.stack.blocks[1:], self.stack.head]
+
+    def _road(self, k: int, block: Block) -> Tensor:
+        """What replaces the weight of the k-th block of `_above` on the way back."""
+        if self.feedback == "fa":
+            return self.get_buffer(f"road_{k}")
+        weight = block.affine.weight.detach()
+        return weight.sign() * weight.abs().mean()
+
+    @staticmethod
+    def _with_road(block: Block, road: Tensor, below: Tensor) -> Tensor:
+        """The block's product, through which the error goes back to `below` as if `road` were its weight.
+
+        The second term is 0; only its gradient counts.
+        """
+        product = block.product(below.detach())
+        rows = below.flatten(1) if block.dense else below
+        fixed = {"weight": road, "bias": cast(Tensor, block.affine.bias).detach()}
+        other: Tensor = functional_call(block.affine, fixed, (rows,))
+        return product + (other - other.detach())

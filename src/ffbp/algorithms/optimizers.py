@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from ffbp.settings import OptimizerSettings, Schedule
 
@@ -14,12 +14,14 @@ def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) ->
     Args:
         groups: parameter groups, each with its learning rate; a weight decay of their own overrides the settings'.
         settings: sgd is SGD without momentum, momentum and nesterov with it; adam adds weight decay to the gradient,
-            adamw decouples it (Loshchilov and Hutter 2019, arXiv:1711.05101).
+            adamw decouples it (Loshchilov and Hutter 2019, arXiv:1711.05101); rmsprop is without momentum.
     """
     name, decay = settings.name, settings.weight_decay
     if name in ("adam", "adamw"):
         adam = Adam if name == "adam" else AdamW
         return adam(groups, weight_decay=decay, fused=True)
+    if name == "rmsprop":
+        return RMSprop(groups, lr=0.0, weight_decay=decay)
     momentum = 0.0 if name == "sgd" else settings.momentum
     return SGD(groups, lr=0.0, momentum=momentum, weight_decay=decay, nesterov=name == "nesterov", fused=True)
 

@@ -1,6 +1,8 @@
 """A layer of local receptive fields that share no weights."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +54,14 @@ class LocalConv2d(nn.Module):
         """Gradients of weight and bias from an error at the product (B, out_channels, rows, columns)."""
         errors = delta.flatten(2).permute(2, 0, 1)  # (positions, B, units)
         return self.fields(maps).transpose(1, 2) @ errors, errors.sum(1, keepdim=True)
+
+    def send_back(self, delta: Tensor, shape: Sequence[int]) -> Tensor:
+        """The error at the maps, of shape `shape`, from that at the product (B, out_channels, rows, columns)."""
+        size = self.kernel_size
+        errors = delta.flatten(2).permute(2, 0, 1) @ self.weight.transpose(1, 2)  # (positions, B, inputs)
+        fields = errors.view(*self.grid, shape[0], size, size, shape[1])
+        maps = delta.new_zeros(*shape)
+        for row, column in itertools.product(range(self.grid[0]), range(self.grid[1])):
+            top, left = row * self.stride, column * self.stride
+            maps[:, :, top : top + size, left : left + size] += fields[row, column].permute(0, 3, 1, 2)
+        return maps

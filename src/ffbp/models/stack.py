@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from ffbp.models.local_layer import LocalConv2d
 
@@ -58,6 +58,16 @@ class Block(nn.Module):
         else:
             weight, bias = delta.T @ x.flatten(1), delta.sum(0)
         return dict(zip(affine.parameters(), (weight, bias), strict=True))  # in PyTorch's order
+
+    def send_back(self, delta: Tensor, shape: Sequence[int]) -> Tensor:
+        """The error at the input of the product, of shape `shape`, from that at the product: the weights transposed."""
+        affine = self.affine
+        if isinstance(affine, LocalConv2d):
+            return affine.send_back(delta, shape)
+        if isinstance(affine, nn.Conv2d):
+            window = affine.stride, affine.padding
+            return cast(Tensor, conv2d_input(shape, affine.weight, delta, *window))  # type: ignore[no-untyped-call]
+        return (delta @ affine.weight).view(*shape)
 
 
 class Stack(nn.Module):

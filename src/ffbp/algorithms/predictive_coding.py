@@ -1,0 +1,56 @@
+"""Predictive coding: activities settle between what is predicted from below and what is wanted above, then weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ffbp.algorithms.base import Algorithm
+from ffbp.algorithms.step import Step
+from ffbp.data import Batch
+from ffbp.models import Stack
+from ffbp.settings import Count, Positive, checked
+
+
+class PredictiveCoding(Algorithm):
+    """Let the activities x_l descend an energy, then take one step of the weights down the same energy.
+
+    E = 1/2 sum_l ||x_l - f(W_l x_{l-1})||^2 + beta C(W x_L, y), summed over the batch; x_0 is the image, and x_l starts
+    at its prediction. Each gradient needs only the layer itself and its two neighbours. The gradients by the weights
+    are divided by beta and by the batch's size: with converged steps and small beta they come to backpropagation's.
+
+    Args:
+        stack: what is trained.
+        steps: of the activities, for each step of the weights.
+        rate: of these steps.
+        beta: how strongly the label pulls at the output.
+        settings: `optimizer` and `schedule`, see `Algorithm`.
+
+    Source: Whittington and Bogacz 2017, Neural Computation 29; Millidge et al. 2022, arXiv:2206.02629.
+    """
+
+    @checked
+    def __init__(self, stack: Stack, *, steps: Count, rate: Positive, beta: Positive, **settings: Any) -> None:
+        super().__init__(stack, **settings)
+        self.steps, self.rate, self.beta = steps, rate, beta
+
+    def step(self, batch: Batch) -> Step:
+        with torch.no_grad():
+            states = list(self.stack.activities(batch.images))
+            logits = self.stack.head(states[-1])
+        for _ in range(self.steps):
+            states = [state.detach().requires_grad_() for state in states]
+            pulls = torch.autograd.grad(self.energy(batch, states), states)
+            states = [state - self.rate * pull for state, pull in zip(states, pulls, strict=True)]
+        states = [state.detach() for state in states]
+        loss = self.energy(batch, states) / (self.beta * len(logits))
+        return Step(logits, loss, {"predictive_coding/energy": loss.detach() * self.beta})
+
+    def energy(self, batch: Batch, states: list[Tensor]) -> Tensor:
+        """E for the activities `states` of the layers, first to last."""
+        self.seed_modules(batch)  # the same units are dropped in every step
+        total = batch.images.new_zeros(())
+        for block, below, state in zip(self.stack.blocks, [batch.images, *states], states, strict=False):
+            total = total + (state - block(below)).square().sum() / 2
+        return total + self.beta * cross_entropy(self.stack.head(states[-1]), batch.labels, reduction="sum")
