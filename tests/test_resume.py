@@ -15,6 +15,7 @@ from same_run import assert_same_run, start
 from ffbp.errors import NumericError
 from ffbp.lifecycle import train as run
 from ffbp.lifecycle.checkpoint import SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
+from ffbp.lifecycle.directory import RunDirectory
 
 LIVELY = ("data.shift=1", "model.input_dropout=0.1", "checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 CASES = {
@@ -139,6 +140,18 @@ def test_a_run_that_the_clock_ends_says_so_and_is_not_resumed(warm):
     resumed = warm("resume=timed")
     assert resumed.wait() == 4
     assert "trainer.max_time" in resumed.stderr
+
+
+def test_what_a_kill_has_left_half_written_is_removed_and_nothing_else(tmp_path):
+    chosen = settings(*CASES["bp"], "trainer.max_epochs=1")
+    run.train(chosen, tmp_path, bar=False)
+    left = [tmp_path / ".metrics.csv.new", tmp_path / "checkpoints" / ".best.ckpt.new"]
+    mine = tmp_path / ".notes.new"
+    for path in (*left, mine):
+        path.write_text("half")
+    RunDirectory(tmp_path).remove_incomplete()
+    assert mine.exists()
+    assert not any(path.exists() for path in left)
 
 
 def test_two_starts_in_one_directory(warm):

@@ -161,7 +161,7 @@ class Algorithm(Measured):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        plugin = self.trainer.precision_plugin
+        plugin = self.trainer.precision_plugin if gradient_clip_val else None
         if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
             # Lightning refuses this for fused optimizers, which stand in the way only where gradients are scaled
             algorithm = gradient_clip_algorithm or GradClipAlgorithmType.NORM
