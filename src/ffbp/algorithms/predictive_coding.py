@@ -39,18 +39,23 @@ class PredictiveCoding(Algorithm):
         with torch.no_grad():
             states = list(self.stack.activities(batch.images))
             logits = self.stack.head(states[-1])
-        for _ in range(self.steps):
-            states = [state.detach().requires_grad_() for state in states]
-            pulls = torch.autograd.grad(self.energy(batch, states), states)
-            states = [state - self.rate * pull for state, pull in zip(states, pulls, strict=True)]
-        states = [state.detach() for state in states]
-        loss = self.energy(batch, states) / (self.beta * len(logits))
+        with self.second_pass(batch):
+            first = states[0]  # no state lies below it, so what is predicted for it stays the same
+            for _ in range(self.steps):
+                states = [state.detach().requires_grad_() for state in states]
+                pulls = torch.autograd.grad(self.energy(batch, states, first), states)
+                states = [state - self.rate * pull for state, pull in zip(states, pulls, strict=True)]
+            loss = self.energy(batch, [state.detach() for state in states]) / (self.beta * len(logits))
         return Step(logits, loss, {"predictive_coding/energy": loss.detach() * self.beta})
 
-    def energy(self, batch: Batch, states: list[Tensor]) -> Tensor:
-        """E for the activities `states` of the layers, first to last."""
+    def energy(self, batch: Batch, states: list[Tensor], first: Tensor | None = None) -> Tensor:
+        """E for the activities `states` of the layers, first to last; `first`: what is predicted for the first one."""
         self.seed_modules(batch)  # the same units are dropped in every step
         total = batch.images.new_zeros(())
-        for block, below, state in zip(self.stack.blocks, [batch.images, *states], states, strict=False):
-            total = total + (state - block(below)).square().sum() / 2
+        for k, (block, below, state) in enumerate(
+            zip(self.stack.blocks, [batch.images, *states], states, strict=False)
+        ):
+            below = block.dropout(below)
+            predicted = first if k == 0 and first is not None else block.after(block.product(below))
+            total = total + (state - predicted).square().sum() / 2
         return total + self.beta * cross_entropy(self.stack.head(states[-1]), batch.labels, reduction="sum")

@@ -1,0 +1,138 @@
+"""Every learning rule on the same networks and images: search learning rates, train three seeds, keep what came out.
+
+python results/ledger.py tune mlp [row ...]      # learning rates by validation accuracy, see `tune`
+python results/ledger.py run mnist_mlp [row ...] # three seeds at the learning rate found
+What is finished in logs/ledger is not trained again. FFBP_DATA_DIR says where the images are.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ffbp.report.runs import Run, read_runs
+
+RESULTS = Path(__file__).parent
+ROOT = RESULTS.parent
+LOGS = ROOT / "logs" / "ledger"
+TUNING, RUNS = RESULTS / "ledger_tuning.json", RESULTS / "ledger.json"
+KEPT = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")
+
+ADAM = (3e-4, 1e-3, 3e-3)
+GROWTH = 10**0.5  # from one learning rate that is tried to the next, rounded to a digit
+MOST = 5  # learning rates that are tried for a row
+
+
+class Row(NamedTuple):
+    """A rule as the ledger has it."""
+
+    title: str
+    words: tuple[str, ...]  # settings that make it
+    rates: tuple[float, ...] = ADAM  # learning rates to try first
+
+
+ROWS = {
+    "bp": Row("backpropagation", ("algo=bp",)),
+    "deep_supervision": Row("deep supervision", ("algo=local_loss", "algo.loss=pred", "algo.cut=false")),
+    "pred": Row("local loss, pred", ("algo=local_loss", "algo.loss=pred")),
+    "predsim": Row("local loss, predsim", ("algo=local_loss", "algo.loss=predsim")),
+    "mono_forward": Row(
+        "Mono-Forward", ("algo=local_loss", "algo.loss=pred", "algo.readout=sum", "algo.readout_inputs=null")
+    ),
+    "sign": Row("sign symmetry", ("algo=feedback", "algo.feedback=sign")),
+    "fa": Row("feedback alignment", ("algo=feedback", "algo.feedback=fa")),
+    "dfa": Row("direct feedback alignment", ("algo=feedback", "algo.feedback=dfa")),
+    "drtp": Row("direct random target projection", ("algo=feedback", "algo.feedback=drtp")),
+    "pepita": Row("PEPITA", ("algo=pepita",), (0.03, 0.1, 0.3)),
+    "class_groups": Row("class groups", ("algo=class_groups",)),
+    "predictive_coding": Row("predictive coding", ("algo=predictive_coding",)),
+    "forward_gradient": Row("forward gradient, by activities", ("algo=forward_gradient",)),
+    "ff": Row("Forward-Forward", ("algo=ff",)),
+    "random_features": Row("random features", ("algo=random_features",)),
+}
+NETWORKS = {"mlp": ("model=mlp", "model.widths=[500,500]"), "cnn": ("model=cnn",)}
+OF_NETWORK = {"mlp": {"drtp": ("model.activation=tanh",)}}  # what a row needs there
+EPOCHS = {"mlp": 20, "cnn": 5}
+TUNING_EPOCHS = {"mlp": 5, "cnn": 1}
+TABLES = {"mnist_mlp": ("mnist", "mlp"), "mnist_cnn": ("mnist", "cnn"), "fashion_mlp": ("fashion_mnist", "mlp")}
+
+
+def sweep(directory: Path, words: Iterable[str]) -> list[Run]:
+    """Train the jobs of a sweep that are not finished, and read all of them."""
+    command = [sys.executable, str(ROOT / "train.py"), "-m", f"hydra.sweep.dir={directory}", *words]
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory.with_suffix(".log"), "a") as log:
+        subprocess.run(
+            command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}, stdout=log, stderr=log, check=True
+        )
+    return read_runs(directory)
+
+
+def keep(path: Path, table: str, row: str, content: dict[str, Any]) -> None:
+    """Write one row of a table into a file that may have others."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    found.setdefault(table, {})[row] = content
+    lines = [
+        f"{json.dumps(table)}: {{\n"
+        + ",\n".join(f" {json.dumps(name)}: {json.dumps(rows[name])}" for name in rows)
+        + "}"
+        for table, rows in found.items()
+    ]
+    path.write_text("{" + ",\n".join(lines) + "}\n")
+
+
+def tune(network: str, names: list[str]) -> None:
+    """Find a learning rate for each row: the best validation accuracy of one seed after a shorter training.
+
+    Three rates are tried for every row, half a power of ten apart; while the best one lies at the edge, one more beyond
+    it, at most five in all.
+    """
+    for name in names:
+        row, found = ROWS[name], {}
+        wanted = list(row.rates)
+        while wanted and len(found) < MOST:
+            words = [*NETWORKS[network], *row.words, *OF_NETWORK.get(network, {}).get(name, ()), "data=mnist", "seed=0"]
+            rates = ",".join(f"{rate:g}" for rate in wanted)
+            words += [f"trainer.max_epochs={TUNING_EPOCHS[network]}", f"algo.optimizer.lr={rates}"]
+            for run in sweep(LOGS / f"tune_{network}" / f"{name}_{rates}", words):
+                [rate] = [word for word in run.overrides if word.startswith("algo.optimizer.lr=")]
+                found[float(rate.partition("=")[2])] = run.metrics["val/acc"]
+            best = max(found, key=lambda rate: found[rate])
+            low, high = min(found), max(found)
+            wanted = [float(f"{best / GROWTH:.0e}")] if best == low else [float(f"{best * GROWTH:.0e}")]
+            wanted = wanted if best in (low, high) else []
+        accuracy = {f"{rate:g}": found[rate] for rate in sorted(found)}
+        keep(TUNING, network, name, {"lr": best, "val/acc": accuracy, "epochs": TUNING_EPOCHS[network]})
+        print(network, name, f"{best:g}", accuracy, flush=True)
+
+
+def run(table: str, names: list[str]) -> None:
+    """Train a table's rows with seeds 0, 1 and 2, at the learning rate that was found on MNIST for the network."""
+    data, network = TABLES[table]
+    tuned = json.loads(TUNING.read_text())[network]
+    for name in names:
+        words = [*NETWORKS[network], *ROWS[name].words, *OF_NETWORK.get(network, {}).get(name, ())]
+        words += [f"data={data}", f"trainer.max_epochs={EPOCHS[network]}", f"algo.optimizer.lr={tuned[name]['lr']:g}"]
+        words += ["callbacks=alignment", "seed=0,1,2"]
+        runs = [asdict(run) for run in sweep(LOGS / table / name, words)]
+        for each in runs:
+            each["history"] = {
+                column: [float(f"{value:.5g}") for value in values]
+                for column, values in each["history"].items()
+                if column in KEPT or column.startswith("alignment/")
+            }
+        keep(RUNS, table, name, {"command": f"python train.py -m {' '.join(words)}", "runs": runs})
+        print(table, name, [each["metrics"]["test/acc"] for each in runs], flush=True)
+
+
+def main() -> None:
+    what, where, *names = sys.argv[1:]
+    {"tune": tune, "run": run}[what](where, names or list(ROWS))
+
+
+if __name__ == "__main__":
+    main()
