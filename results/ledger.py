@@ -65,7 +65,7 @@ def sweep(directory: Path, words: Iterable[str]) -> list[Run]:
     """Train the jobs of a sweep that are not finished, and read all of them."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", f"hydra.sweep.dir={directory}", *words]
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory.with_suffix(".log"), "a") as log:
+    with directory.with_suffix(".log").open("a") as log:
         subprocess.run(
             command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}, stdout=log, stderr=log, check=True
         )
