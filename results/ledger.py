@@ -96,9 +96,9 @@ def tune(network: str, names: list[str]) -> None:
         wanted = list(row.rates)
         while wanted and len(found) < MOST:
             words = [*NETWORKS[network], *row.words, *OF_NETWORK.get(network, {}).get(name, ()), "data=mnist", "seed=0"]
-            rates = ",".join(f"{rate:g}" for rate in wanted)
-            words += [f"trainer.max_epochs={TUNING_EPOCHS[network]}", f"algo.optimizer.lr={rates}"]
-            for run in sweep(LOGS / f"tune_{network}" / f"{name}_{rates}", words):
+            rates = [f"{rate:g}" for rate in wanted]
+            words += [f"trainer.max_epochs={TUNING_EPOCHS[network]}", f"algo.optimizer.lr={','.join(rates)}"]
+            for run in sweep(LOGS / f"tune_{network}" / "_".join([name, *rates]), words):
                 [rate] = [word for word in run.overrides if word.startswith("algo.optimizer.lr=")]
                 found[float(rate.partition("=")[2])] = run.metrics["val/acc"]
             best = max(found, key=lambda rate: found[rate])
