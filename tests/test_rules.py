@@ -11,7 +11,10 @@ from torch.nn.grad import conv2d_input
 
 from ffbp.algorithms.local_loss import similarities
 from ffbp.algorithms.output_loss import squared_error
+from ffbp.data import Batches
+from ffbp.data.sources import digits
 from ffbp.errors import ConfigError
+from ffbp.files import CONF
 
 MLP = ("model=mlp", "model.widths=[12,11]")
 CONV = ("model=conv", "model.channels=[11,12]", "model.kernel_sizes=[3,3]", "model.strides=[2,2]")
@@ -362,3 +365,27 @@ def test_the_energy_of_predictive_coding_by_hand():
     surprise = -np.log(softmax(two @ w3.T + b3)[np.arange(6), labels]).sum()
     expected = sum(np.square(e).sum() for e in errors) / 2 + 0.5 * surprise
     assert algorithm.energy(batch, states).item() == pytest.approx(expected, rel=1e-6)
+
+
+# -- several processes
+
+
+@pytest.mark.parametrize("model", [MLP, CONV], ids=["mlp", "conv"])
+@pytest.mark.parametrize("algo", sorted({path.stem for path in (CONF / "algo").glob("*.yaml")} - {"ff", "lm"}))
+def test_the_gradients_of_two_shares_of_a_batch_come_to_those_of_the_whole(algo, model):
+    """What training in several processes relies on: they are exchanged as means that weigh a share by its images."""
+    if algo == "forward_gradient":
+        pytest.skip("each process guesses along directions of its own: the mean is still unbiased")
+    words = ("algo.loss=pred",) if algo == "local_loss" else ()  # sim is refused in several processes
+    algorithm, _ = ready(f"algo={algo}", *words, *model)
+    train, _ = digits()
+    found = []
+    for rank, processes in ((0, 1), (0, 2), (1, 2)):
+        [share] = Batches(train.images[:7], train.labels[:7], batch_size=7, rank=rank, world_size=processes)
+        share = share._replace(images=share.images.double())
+        algorithm.seed_modules(share)
+        gradients = gradients_of(algorithm, algorithm.step(share))
+        found.append({p: gradient * share.loss_weight / processes for p, gradient in gradients.items()})
+    whole, first, second = found
+    for parameter, gradient in whole.items():
+        torch.testing.assert_close(first[parameter] + second[parameter], gradient, rtol=1e-5, atol=1e-9)
