@@ -62,14 +62,14 @@ TABLES = {"mnist_mlp": ("mnist", "mlp"), "mnist_cnn": ("mnist", "cnn"), "fashion
 
 
 def sweep(directory: Path, words: Iterable[str]) -> list[Run]:
-    """Train the jobs of a sweep that are not finished, and read all of them."""
+    """Train the jobs of a sweep that are not finished, and read all that are: one that met NaN never is."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", f"hydra.sweep.dir={directory}", *words]
     directory.mkdir(parents=True, exist_ok=True)
-    with directory.with_suffix(".log").open("a") as log:
+    with Path(f"{directory}.log").open("a") as log:
         subprocess.run(
-            command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}, stdout=log, stderr=log, check=True
+            command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}, stdout=log, stderr=log, check=False
         )
-    return read_runs(directory)
+    return read_runs(directory) if any(directory.glob("*/metrics.json")) else []
 
 
 def keep(path: Path, table: str, row: str, content: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def tune(network: str, names: list[str]) -> None:
     """Find a learning rate for each row: the best validation accuracy of one seed after a shorter training.
 
     Three rates are tried for every row, half a power of ten apart; while the best one lies at the edge, one more beyond
-    it, at most five in all.
+    it, at most five in all. A rate that ends in NaN counts as an accuracy of 0.
     """
     for name in names:
         row, found = ROWS[name], {}
@@ -98,6 +98,7 @@ def tune(network: str, names: list[str]) -> None:
             words = [*NETWORKS[network], *row.words, *OF_NETWORK.get(network, {}).get(name, ()), "data=mnist", "seed=0"]
             rates = [f"{rate:g}" for rate in wanted]
             words += [f"trainer.max_epochs={TUNING_EPOCHS[network]}", f"algo.optimizer.lr={','.join(rates)}"]
+            found |= dict.fromkeys(wanted, 0.0)
             for run in sweep(LOGS / f"tune_{network}" / "_".join([name, *rates]), words):
                 [rate] = [word for word in run.overrides if word.startswith("algo.optimizer.lr=")]
                 found[float(rate.partition("=")[2])] = run.metrics["val/acc"]
@@ -119,6 +120,8 @@ def run(table: str, names: list[str]) -> None:
         words += [f"data={data}", f"trainer.max_epochs={EPOCHS[network]}", f"algo.optimizer.lr={tuned[name]['lr']:g}"]
         words += ["callbacks=alignment", "seed=0,1,2"]
         runs = [asdict(run) for run in sweep(LOGS / table / name, words)]
+        if len(runs) < 3:
+            sys.exit(f"{name}: {len(runs)} of 3 runs finished, see {LOGS / table / name}.log")
         for each in runs:
             each["history"] = {
                 column: [float(f"{value:.5g}") for value in values]
