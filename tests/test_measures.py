@@ -1,8 +1,11 @@
 """What is measured beside accuracy: figures against hand-computed ones, and trainings that do not notice it."""
 
+import csv
 import json
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import a_batch, fresh, settings
@@ -10,8 +13,9 @@ from torch import nn
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from ffbp.algorithms import Backprop
+from ffbp.callbacks.alignment import alignment, backprop_gradients
 from ffbp.callbacks.costs import Meter, meter_of_answer
-from ffbp.errors import CheckpointError
+from ffbp.errors import CheckpointError, ConfigError
 from ffbp.files import CONF
 from ffbp.lifecycle.checkpoint import read_checkpoint
 from ffbp.lifecycle.train import train
@@ -19,8 +23,14 @@ from ffbp.metrics import read_metrics
 
 RULES = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
 SHORT = ("model=mlp", "model.widths=[32,16]", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
-ONE_STEP = ("trainer.max_epochs=1", *(f"trainer.limit_{part}_batches=1" for part in ("train", "val", "test")))
+TWO_STEPS = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+EVERY_BATCH, NOTHING = ("callbacks=alignment", "callbacks.alignment.every_n_steps=1"), ("~callbacks.costs",)
 COSTS = ("memory/step_mib", "work/train_macs", "work/answer_macs")
+
+
+def rows_of(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 # -- costs
@@ -81,7 +91,7 @@ def test_multiply_adds_of_convolutions_are_those_of_their_windows(tmp_path):
 
 
 def test_the_memory_of_a_step_is_that_of_activities_and_gradients(tmp_path):
-    deep = ("model=mlp", f"model.widths={[64] * 10}", "data.batch_size=1000", *ONE_STEP)
+    deep = ("model=mlp", f"model.widths={[64] * 10}", "data.batch_size=1000", *TWO_STEPS)
     found = {
         rule: train(settings(f"algo={rule}", *deep), tmp_path / rule, bar=False)["memory/step_mib"] * 2**20
         for rule in ("bp", "random_features")
@@ -94,17 +104,20 @@ def test_the_memory_of_a_step_is_that_of_activities_and_gradients(tmp_path):
 
 
 @pytest.mark.parametrize(("rule", "model"), [*((rule, "mlp") for rule in RULES), ("ff", "conv")])
-def test_counting_changes_no_bit_of_a_training(rule, model, tmp_path):
-    words = [f"algo={rule}", f"model={model}", "model.dropout=0.2", "data.shift=1", "data.batch_size=20", *ONE_STEP]
+def test_measuring_changes_no_bit_of_a_training(rule, model, tmp_path):
+    words = [f"algo={rule}", f"model={model}", "model.dropout=0.2", "data.shift=1", "data.batch_size=20", *TWO_STEPS]
     words += ["model.widths=[32,16]"] if model == "mlp" else ["model.channels=[10,11]", "model.kernel_sizes=[3,3]"]
     words += ["model.batch_norm=true"] if model == "mlp" and rule in ("bp", "ff") else []
     words += ["model.strides=[2,2]"] if model == "conv" else []
     ends = []
-    for directory, counting in ((tmp_path / "with", ()), (tmp_path / "without", ("~callbacks.costs",))):
-        metrics = train(settings(*words, *counting), directory, bar=False)
+    for measuring in (True, False):
+        directory = tmp_path / str(measuring)
+        metrics = train(settings(*words, *(EVERY_BATCH if measuring else NOTHING)), directory, bar=False)
         weights = read_checkpoint(directory / "checkpoints" / "last.ckpt")["state_dict"]
         ends.append((weights, torch.get_rng_state()))
-        assert all((metrics.get(name, 0) > 0) == (not counting) for name in COSTS)
+        assert all((metrics.get(name, 0) > 0) == measuring for name in COSTS)
+        aligned = [name for name in rows_of(directory)[0] if name.startswith("alignment/")]
+        assert len(aligned) == (2 if measuring and rule != "random_features" else 0)
     (weights, generator), (others, other_generator) = ends
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
@@ -150,3 +163,71 @@ def test_metrics_of_an_earlier_version_are_read_and_costs_that_are_none_are_not(
         path.write_text(json.dumps(metrics | {"memory/step_mib": wrong}))
         with pytest.raises(CheckpointError, match="memory/step_mib"):
             read_metrics(path)
+
+
+# -- alignment
+
+
+@pytest.mark.parametrize("rule", ["bp", "bp_explicit"])
+def test_backpropagation_is_aligned_with_itself(rule, tmp_path):
+    words = ["model.dropout=0.3", "data.shift=1", "algo.optimizer.weight_decay=0.1", "trainer.gradient_clip_val=0.01"]
+    words += ["model.batch_norm=true"] if rule == "bp" else []
+    train(settings(f"algo={rule}", *SHORT, *words, *EVERY_BATCH), tmp_path, bar=False)
+    found = [float(row[f"alignment/layer_{k}"]) for row in rows_of(tmp_path) for k in (0, 1)]
+    assert found == pytest.approx([1.0] * 4, abs=1e-6)
+
+
+def test_alignment_equals_that_of_gradients_by_hand():
+    algorithm = fresh("algo=feedback", "model=mlp", "model.widths=[12,8]").double()
+    batch = a_batch(5)
+    x, y = batch.images.double().flatten(1).numpy(), np.eye(10)[batch.labels.numpy()]
+    (w1, b1, w2, b2, w3, b3) = (parameter.detach().numpy() for parameter in algorithm.parameters())
+    h1 = np.maximum(x @ w1.T + b1, 0)
+    h2 = np.maximum(h1 @ w2.T + b2, 0)
+    z = h2 @ w3.T + b3
+    e = np.exp(z) / np.exp(z).sum(1, keepdims=True) - y
+    r1, r2 = np.split(algorithm.roads.numpy(), [12], axis=1)
+    right2 = (e @ w3) * (h2 > 0)
+    errors = [((e @ r1) * (h1 > 0), (right2 @ w2) * (h1 > 0), x), ((e @ r2) * (h2 > 0), right2, h1)]
+    batch = batch._replace(images=batch.images.double())
+    for parameter, gradient in algorithm.step(batch).gradients.items():
+        parameter.grad = gradient
+    found = alignment(algorithm, backprop_gradients(algorithm, batch))
+    for k, (sent, right, below) in enumerate(errors):
+        a, b = (np.append((delta.T @ below).ravel(), delta.sum(0)) for delta in (sent, right))
+        assert float(found[f"alignment/layer_{k}"]) == pytest.approx(
+            a @ b / np.linalg.norm(a) / np.linalg.norm(b), 1e-6
+        )
+
+
+def test_backpropagation_of_a_rule_that_detaches_its_layers_goes_through_them():
+    """Class groups: the sum of the layers' goodness as logits, differentiated as if no layer were detached."""
+    algorithm, batch = fresh("algo=class_groups", "model=mlp", "model.widths=[20,10]").double(), a_batch(6)
+    batch = batch._replace(images=batch.images.double())
+    algorithm.step(batch).loss.backward()
+    first, second = algorithm.stack.blocks
+    h1 = first(batch.images)
+    logits = h1.view(6, 10, 2).square().mean(2) + second(h1).square()
+    parameters = [*first.affine.parameters(), *second.affine.parameters()]
+    expected = torch.autograd.grad(nn.functional.cross_entropy(logits, batch.labels), parameters)
+    found = backprop_gradients(algorithm, batch)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-6, atol=1e-12)
+
+
+def test_random_feedback_comes_into_line_and_sign_symmetry_is_from_the_start(tmp_path):
+    words = ("model=mlp", "model.widths=[64,32]", "trainer.max_epochs=4", *EVERY_BATCH)
+    found = {}
+    for feedback in ("dfa", "sign"):
+        train(settings("algo=feedback", f"algo.feedback={feedback}", *words), tmp_path / feedback, bar=False)
+        found[feedback] = [float(row["alignment/layer_0"]) for row in rows_of(tmp_path / feedback)]
+    assert abs(found["dfa"][0]) < 0.15
+    assert found["dfa"][-1] > found["dfa"][0] + 0.1
+    assert min(found["sign"]) > 0.7
+
+
+@pytest.mark.parametrize("word", ["trainer.accumulate_grad_batches=2", "algo.optimizer=null"])
+def test_alignment_is_refused_where_there_is_no_gradient_of_a_batch(word, tmp_path):
+    with pytest.raises(ConfigError, match=r"callbacks=alignment: .*(adds up|no gradients)"):
+        train(settings("algo=bp", *SHORT, *EVERY_BATCH, word), tmp_path / "run", bar=False)
+    assert not (tmp_path / "run").exists()

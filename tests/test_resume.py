@@ -23,6 +23,7 @@ CASES = {
     "ff": ("algo=ff", "model=mlp", "model.widths=[32,16]"),
     "ff sequential": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.order=sequential"),
     "ff readout": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.negatives=uniform", "algo.readout_share=0.4"),
+    "feedback": ("algo=feedback", "model=mlp", "callbacks=alignment", "callbacks.alignment.every_n_steps=3"),
     "bp, few validations": ("algo=bp", "model=mlp", "trainer.check_val_every_n_epoch=2", "trainer.max_steps=1000"),
     "bp, 64 bits": ("algo=bp", "model=mlp", "trainer.precision=64-true", "trainer.accumulate_grad_batches=3"),
 }
