@@ -46,7 +46,7 @@ def assert_same_measures(one: Path, two: Path) -> None:
 RESTS = ["data.batch_size=103", "data.eval_batch_size=199"]  # each leaves a batch of one image
 CASES = {  # and whether the strategy is named or chosen for two devices
     "bp": (["trainer.accumulate_grad_batches=5", "trainer.gradient_clip_val=0.5", *RESTS], "ddp"),
-    "bp, batch norm": (["model.batch_norm=true"], "auto"),
+    "bp, batch norm": (["model.batch_norm=true", "callbacks=alignment"], "auto"),
     "ff": (RESTS, "ddp"),
     "random_features": (RESTS, "auto"),
     "feedback": (["trainer.accumulate_grad_batches=5", "algo.optimizer.lr=0.005", *RESTS], "auto"),

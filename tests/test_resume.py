@@ -23,6 +23,7 @@ CASES = {
     "ff": ("algo=ff", "model=mlp", "model.widths=[32,16]"),
     "ff sequential": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.order=sequential"),
     "ff readout": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.negatives=uniform", "algo.readout_share=0.4"),
+    "feedback": ("algo=feedback", "model=mlp", "callbacks=alignment", "callbacks.alignment.every_n_steps=3"),
     "bp, few validations": ("algo=bp", "model=mlp", "trainer.check_val_every_n_epoch=2", "trainer.max_steps=1000"),
     "bp, 64 bits": ("algo=bp", "model=mlp", "trainer.precision=64-true", "trainer.accumulate_grad_batches=3"),
 }
@@ -75,11 +76,9 @@ def test_a_run_broken_off_anywhere_ends_as_if_it_had_not_been(case, moment, tmp_
     chosen = settings(*CASES[case], *LIVELY)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run.train(chosen, whole, bar=False)
-    breaking = chosen | {
-        "callbacks": {"break": {"_target_": f"{__name__}.BreakAt", "moment": moment[0], "number": moment[1]}}
-    }
+    breaking = {"break": {"_target_": f"{__name__}.BreakAt", "moment": moment[0], "number": moment[1]}}
     with pytest.raises(Broken):
-        run.train(breaking, broken, bar=False)
+        run.train(chosen | {"callbacks": chosen["callbacks"] | breaking}, broken, bar=False)
     torch.manual_seed(12345)  # what the random state was must not matter
     run.train(chosen, broken, resume=True, bar=False)
     assert_same_run(whole, broken)
@@ -92,7 +91,7 @@ def test_a_training_that_ended_early_is_tested_and_not_continued(words, tmp_path
     metrics = run.train(chosen, whole, bar=False)
     breaking = {"break": {"_target_": f"{__name__}.BreakAt", "moment": "test", "number": 0}}
     with pytest.raises(Broken):
-        run.train(chosen | {"callbacks": (chosen["callbacks"] or {}) | breaking}, broken, bar=False)
+        run.train(chosen | {"callbacks": chosen["callbacks"] | breaking}, broken, bar=False)
     (broken / "metrics.csv").unlink()  # as if killed just before it was written
     run.train(chosen, broken, resume=True, bar=False)
     assert metrics["epochs"] == 2

@@ -1,6 +1,8 @@
 """What can be added around a training, such as pictures."""
 
+from ffbp.callbacks.alignment import Alignment
+from ffbp.callbacks.costs import Costs
 from ffbp.callbacks.pictures import FirstLayerPictures
 from ffbp.callbacks.tensorboard import TensorBoard
 
-__all__ = ["FirstLayerPictures", "TensorBoard"]
+__all__ = ["Alignment", "Costs", "FirstLayerPictures", "TensorBoard"]

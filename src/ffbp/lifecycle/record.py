@@ -4,6 +4,8 @@ import csv
 import io
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
@@ -194,6 +196,17 @@ class RunRecord(Checkpoint):
         self.rows, self.best = state_dict["rows"], state_dict["best"]
         self.stopped = state_dict.get("stopped", False)  # up to format 4, it was not said
         self.clock = TrainingClock(**state_dict["clock"])
+
+
+@contextmanager
+def off_the_clock(trainer: pl.Trainer) -> Iterator[None]:
+    """Do something between two batches or within one whose time is not that of the training, such as measuring."""
+    clocks = [callback.clock for callback in trainer.callbacks if isinstance(callback, RunRecord)]  # type: ignore[attr-defined]
+    for clock in clocks:
+        clock.pause()
+    yield
+    for clock in clocks:
+        clock.start()
 
 
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:

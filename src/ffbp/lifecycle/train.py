@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build, build_algorithm
+from ffbp.callbacks import Alignment, Costs
 from ffbp.data import MemoryData
 from ffbp.errors import CheckpointError, ConfigError, NumericError, ResourceError
 from ffbp.files import CHECKOUT, PROGRAM, write_text
@@ -65,13 +66,16 @@ class Prepared(NamedTuple):
             trainer.fit(algorithm, data, ckpt_path=checkpoint, weights_only=True)
             # before the best checkpoint brings back the record of its epoch
             rows, train_seconds = record.rows, record.clock.seconds
+            measuring = [callback for callback in trainer.callbacks if isinstance(callback, Costs)]  # type: ignore[attr-defined]
+            costs = {name: figure for callback in measuring for name, figure in callback.counted.items()}
             if trainer.is_global_zero and not record.rehearsal:
                 write_rows(directory.rows, rows)  # again, if the run was killed between its last checkpoint and this
             best = None if record.rehearsal else trainer.strategy.broadcast(directory.best)
             [tested] = trainer.test(algorithm, data, ckpt_path=best, weights_only=True, verbose=False)
         results = {"epochs": len(rows), **tested, "val/acc": None, "val/loss": None}
         results |= {name: value for name, value in record.best.items() if name.startswith("val/")}
-        results |= {"time/train_seconds": train_seconds, "time/total_seconds": time.perf_counter() - started}
+        results |= {"time/train_seconds": train_seconds, "time/epoch_seconds": train_seconds / max(1, len(rows))}
+        results |= {"time/total_seconds": time.perf_counter() - started, **costs}
         metrics = _all_metrics(settings, trainer, parameters, results)
         if trainer.is_global_zero and not record.rehearsal:
             write_text(directory.metrics, json.dumps(metrics, indent=2) + "\n")
@@ -116,6 +120,9 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
         check_limits(trainer, data)
         algorithm.check_trainer(trainer)
         algorithm.check_batches(trainer, data)
+        for callback in callbacks:
+            if isinstance(callback, Alignment):
+                callback.check_run(trainer, algorithm)
         reject_conflicts(trainer, data, directory)
         if settings["compile"]:
             require_compiler(trainer.strategy.root_device)

@@ -1,6 +1,7 @@
 """The comparison as one self-contained HTML page, and as a table for the terminal."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,6 +108,10 @@ def row(group: Group, readouts: Sequence[str] = ("goodness", "softmax")) -> dict
         "accuracy": _percent(group, "test/acc"),
         "validation": _percent(group, "val/acc"),
         "seconds": f"{group.mean('time/train_seconds') or 0:.1f}",
+        "epoch_seconds": _short((group.mean("time/train_seconds") or 0.0) / max(1, group.first["epochs"])),
+        "step_memory": _short(group.mean("memory/step_mib")),
+        "train_macs": _short(group.mean("work/train_macs"), 1e6),
+        "answer_macs": _short(group.mean("work/answer_macs"), 1e6),
         "parameters": f"{group.first['parameters']:,}",
         "epochs": str(group.first["epochs"]),
         "seeds": str(len(group.runs)),
@@ -136,11 +141,12 @@ def conclusions(groups: Sequence[Group]) -> list[str]:
 def terminal_table(groups: Sequence[Group]) -> Table:
     """The most important columns of the page, for a terminal."""
     table = Table("run", box=None, header_style="bold", pad_edge=False)
-    for title in ("data", "test, %", "train, s", "parameters", "epochs", "seeds"):
+    for title in ("data", "test, %", "train, s", "step, MiB", "mult-adds, M", "parameters", "epochs", "seeds"):
         table.add_column(title, justify="right")
+    shown = ("accuracy", "seconds", "step_memory", "train_macs", "parameters", "epochs", "seeds")
     for group in groups:
         cells = row(group)
-        values = [cells[name] for name in ("accuracy", "seconds", "parameters", "epochs", "seeds")]
+        values = [cells[name] for name in shown]
         table.add_row(Text(group.label), Text(group.first["data"]), *values)
     return table
 
@@ -149,3 +155,11 @@ def _percent(group: Group, name: str) -> str:
     mean, deviation = group.mean(name), group.deviation(name)
     spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
     return "-" if mean is None else f"{100 * mean:.2f}{spread}"
+
+
+def _short(value: float | None, unit: float = 1.0) -> str:
+    """A number in multiples of `unit`, to three digits; a dash for None."""
+    if value is None:
+        return "-"
+    decimals = 2 - math.floor(math.log10(value / unit)) if value else 0
+    return f"{value / unit:,.{min(max(decimals, 0), 4)}f}"
