@@ -118,7 +118,7 @@ def run(table: str, names: list[str]) -> None:
     for name in names:
         words = [*NETWORKS[network], *ROWS[name].words, *OF_NETWORK.get(network, {}).get(name, ())]
         words += [f"data={data}", f"trainer.max_epochs={EPOCHS[network]}", f"algo.optimizer.lr={tuned[name]['lr']:g}"]
-        words += ["callbacks=alignment", "seed=0,1,2"]
+        words += ["callbacks=alignment", "callbacks.alignment.every_n_steps=50", "seed=0,1,2"]
         runs = [asdict(run) for run in sweep(LOGS / table / name, words)]
         if len(runs) < 3:
             sys.exit(f"{name}: {len(runs)} of 3 runs finished, see {LOGS / table / name}.log")
