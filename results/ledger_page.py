@@ -9,12 +9,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from ledger import ROWS, RUNS, TABLES, TUNING
+from ledger import ROWS, RUNS, TABLES, rate_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ffbp.report.figures import STYLE
+from ffbp.report.runs import Run
 
 RESULTS = Path(__file__).parent
 CONTROL = "bp"
@@ -65,7 +66,6 @@ def ledger_table(table: str) -> str:
     rows = read_table(table)
     if not rows:
         return f"`{table}`: not run"
-    tuned = json.loads(TUNING.read_text())[TABLES[table][1]]
     columns = ("rule", "test accuracy, %", "each seed", "published, %", "learning rate", "s an epoch")
     columns += (
         "MiB a step",
@@ -82,7 +82,7 @@ def ledger_table(table: str) -> str:
             f"{fmean(found):.2f}{spread}",
             ", ".join(f"{value:.2f}" for value in found),
             PUBLISHED[table].get(name, ""),
-            f"{tuned[name]['lr']:g}",
+            rate_of(Run(**runs[0])),
             f"{mean(runs, 'time/epoch_seconds'):.1f}",
             f"{mean(runs, 'memory/step_mib'):.2f}",
             " and ".join(f"{each:.2f}" for each in work),

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ledger import TABLES
+from ledger_page import draw_curves, draw_ledger, ledger_table
 from omegaconf import OmegaConf
 
 from ffbp.report.figures import draw
@@ -18,7 +20,7 @@ from ffbp.report.runs import Group, Run, group_runs
 
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
-PAGES = (ROOT / "README.md", RESULTS / "README.md")
+PAGES = (ROOT / "README.md", RESULTS / "README.md", RESULTS / "ledger.md")
 
 # where a page has a table, or the text of a file of this project
 TABLE = re.compile(r"<!-- (\w+): made by results/tables\.py -->\n.*?<!-- end of \1 -->", re.DOTALL)
@@ -184,6 +186,7 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 def main() -> None:
     tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table(), "speed": speed_table()}
     tables |= {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}
+    tables |= {f"ledger_{table}": ledger_table(table) for table in TABLES}
     before = {page: page.read_text() for page in PAGES}
     places = [name for text in before.values() for name in TABLE.findall(text)]
     if sorted(places) != sorted(tables):
@@ -197,6 +200,8 @@ def main() -> None:
     shown = [group for name in ("paper_bp", "control_bp", "paper_ff", "paper_ff_shifts") for group in read(name)]
     draw(shown, "acc", RESULTS / "accuracy.png")
     draw(shown, "loss", RESULTS / "loss.png")
+    draw_ledger(RESULTS / "ledger.png")
+    draw_curves(RESULTS / "ledger_curves.png")
 
 
 if __name__ == "__main__":
