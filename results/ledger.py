@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 ROWS = {
     "bp": Row("backpropagation", ("algo=bp",)),
-    "deep_supervision": Row("deep supervision", ("algo=local_loss", "algo.loss=pred", "algo.cut=false")),
+    "deep_supervision": Row("deep supervision", ("algo=local_loss", "algo.loss=pred", "algo.cut=False")),
     "pred": Row("local loss, pred", ("algo=local_loss", "algo.loss=pred")),
     "predsim": Row("local loss, predsim", ("algo=local_loss", "algo.loss=predsim")),
     "mono_forward": Row(
@@ -58,6 +58,7 @@ NETWORKS = {"mlp": ("model=mlp", "model.widths=[500,500]"), "cnn": ("model=cnn",
 OF_NETWORK = {"mlp": {"drtp": ("model.activation=tanh",)}}  # what a row needs there
 EPOCHS = {"mlp": 20, "cnn": 5}
 TUNING_EPOCHS = {"mlp": 5, "cnn": 1}
+REGULARISED = {"mlp": ("model.input_dropout=0.2",), "cnn": ()}  # tried for every row
 TABLES = {"mnist_mlp": ("mnist", "mlp"), "mnist_cnn": ("mnist", "cnn"), "fashion_mlp": ("fashion_mnist", "mlp")}
 
 
@@ -100,10 +101,11 @@ def tune(network: str, names: list[str]) -> None:
             words += [f"trainer.max_epochs={TUNING_EPOCHS[network]}", f"algo.optimizer.lr={','.join(rates)}"]
             found |= dict.fromkeys(wanted, 0.0)
             for run in sweep(LOGS / f"tune_{network}" / "_".join([name, *rates]), words):
-                found[float(rate_of(run))] = run.metrics["val/acc"]
+                [rate] = [word for word in run.overrides if word.startswith("algo.optimizer.lr=")]
+                found[float(rate.partition("=")[2])] = run.metrics["val/acc"]
             best = max(found, key=lambda rate: found[rate])
             low, high = min(found), max(found)
-            wanted = [float(f"{best / GROWTH:.0e}")] if best == low else [float(f"{best * GROWTH:.0e}")]
+            wanted = [float(times(best, 1 / GROWTH if best == low else GROWTH))]
             wanted = wanted if best in (low, high) else []
         accuracy = {f"{rate:g}": found[rate] for rate in sorted(found)}
         keep(TUNING, network, name, {"lr": best, "val/acc": accuracy, "epochs": TUNING_EPOCHS[network]})
@@ -111,10 +113,10 @@ def tune(network: str, names: list[str]) -> None:
 
 
 def run(table: str, names: list[str]) -> None:
-    """Train a table's rows with seeds 0, 1 and 2.
+    """Train a table's rows with seeds 0, 1 and 2, with the settings that are best on seed 0's validation images.
 
-    A long training may want a smaller learning rate than the short one that `tune` looked at: with seed 0, the rate
-    found and the one below it are trained in full, and the better one by validation accuracy is kept.
+    A long training may want a smaller learning rate than the short one that `tune` looked at, and regularisation: the
+    rate found and the one below it are trained in full, then the better one with what `REGULARISED` says.
     """
     data, network = TABLES[table]
     tuned = json.loads(TUNING.read_text())[network]
@@ -125,34 +127,43 @@ def run(table: str, names: list[str]) -> None:
             "callbacks=alignment",
             "callbacks.alignment.every_n_steps=50",
         ]
-        rates = [f"{rate:g}" for rate in (tuned[name]["lr"], float(f"{tuned[name]['lr'] / GROWTH:.0e}"))]
-        both = sweep(LOGS / table / name, [*words, f"algo.optimizer.lr={','.join(rates)}", "seed=0"])
-        tried = {rate_of(run): run.metrics["val/acc"] for run in both if run.metrics["seed"] == 0}
-        rate = max(tried, key=lambda rate: tried[rate])
-        words += [f"algo.optimizer.lr={rate}", "seed=0,1,2"]
-        runs = [asdict(run) for run in sweep(LOGS / table / name, words) if rate_of(run) == rate]
+        place, rate = LOGS / table / name, tuned[name]["lr"]
+        tried = {
+            choice: validated(place, [*words, choice])
+            for choice in (f"algo.optimizer.lr={rate:g}", f"algo.optimizer.lr={times(rate, 1 / GROWTH)}")
+        }
+        for extra in REGULARISED[network]:
+            choice = f"{max(tried, key=lambda choice: tried[choice])} {extra}"
+            tried[choice] = validated(place, [*words, *choice.split()])
+        choice = max(tried, key=lambda choice: tried[choice])
+        runs = [asdict(run) for run in full_runs(place, [*words, *choice.split()], "0,1,2")]
         if len(runs) < 3:
-            sys.exit(f"{name}: {len(runs)} of 3 runs finished, see {LOGS / table / name}.log")
+            sys.exit(f"{name}: {len(runs)} of 3 runs finished, see {place}.log")
         for each in runs:
             each["history"] = {
                 column: [float(f"{value:.5g}") for value in values]
                 for column, values in each["history"].items()
                 if column in KEPT or column.startswith("alignment/")
             }
-        content = {
-            "command": f"python train.py -m {' '.join(words)}",
-            "lr": float(rate),
-            "val/acc": tried,
-            "runs": runs,
-        }
-        keep(RUNS, table, name, content)
+        command = f"python train.py -m {' '.join([*words, choice])} seed=0,1,2"
+        keep(RUNS, table, name, {"command": command, "settings": choice, "val/acc": tried, "runs": runs})
         print(table, name, tried, [each["metrics"]["test/acc"] for each in runs], flush=True)
 
 
-def rate_of(run: Run) -> str:
-    """The learning rate of a run, as its command had it."""
-    [rate] = [word.partition("=")[2] for word in run.overrides if word.startswith("algo.optimizer.lr=")]
-    return rate
+def times(rate: float, factor: float) -> str:
+    """A learning rate times a factor, rounded to a digit, as a command has it."""
+    return f"{float(f'{rate * factor:.0e}'):g}"
+
+
+def full_runs(place: Path, words: list[str], seeds: str) -> list[Run]:
+    """The finished runs in `place` of exactly these settings, trained now where they are missing."""
+    runs = sweep(place, [*words, f"seed={seeds}"])
+    return [run for run in runs if {*run.overrides} == {*words, f"seed={run.metrics['seed']}"}]
+
+
+def validated(place: Path, words: list[str]) -> float:
+    """The validation accuracy of seed 0, and 0 if it met NaN."""
+    return sum(run.metrics["val/acc"] for run in full_runs(place, words, "0") if run.metrics["seed"] == 0)
 
 
 def main() -> None:

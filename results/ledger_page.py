@@ -9,13 +9,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from ledger import ROWS, RUNS, TABLES, rate_of
+from ledger import ROWS, RUNS, TABLES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ffbp.report.figures import STYLE
-from ffbp.report.runs import Run
 
 RESULTS = Path(__file__).parent
 CONTROL = "bp"
@@ -66,7 +65,8 @@ def ledger_table(table: str) -> str:
     rows = read_table(table)
     if not rows:
         return f"`{table}`: not run"
-    columns = ("rule", "test accuracy, %", "each seed", "published, %", "learning rate", "s an epoch")
+    settings = {name: row["settings"] for name, row in json.loads(RUNS.read_text())[table].items()}
+    columns = ("rule", "test accuracy, %", "each seed", "published, %", "chosen", "s an epoch")
     columns += (
         "MiB a step",
         "million multiply-adds an image, training and answering",
@@ -82,7 +82,7 @@ def ledger_table(table: str) -> str:
             f"{fmean(found):.2f}{spread}",
             ", ".join(f"{value:.2f}" for value in found),
             PUBLISHED[table].get(name, ""),
-            rate_of(Run(**runs[0])),
+            settings[name].replace("algo.optimizer.", "").replace("model.input_", ""),
             f"{mean(runs, 'time/epoch_seconds'):.1f}",
             f"{mean(runs, 'memory/step_mib'):.2f}",
             " and ".join(f"{each:.2f}" for each in work),
