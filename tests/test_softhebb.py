@@ -1,0 +1,119 @@
+"""SoftHebb against its formulas, written out once more image by image in NumPy, in double precision."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import a_batch, fresh, settings
+
+import ffbp
+from ffbp.lifecycle.train import train
+
+MODELS = {
+    "mlp": ("model=mlp", "model.widths=[12,11]"),
+    "conv": ("model=conv", "model.channels=[5,6]", "model.kernel_sizes=[3,3]", "model.strides=[2,2]"),
+    "local": ("model=local", "model.channels=[5,6]", "model.kernel_sizes=[7,3]", "model.strides=[3,2]"),
+}
+WORDS = ("algo=softhebb", "algo.temperature=2", "algo.radius=3", "algo.readout_share=0.0")
+
+
+def standardised(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+
+def windows(kind: str, affine, x: np.ndarray) -> list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
+    """What a layer sees at each position: the position, the window as a vector, and the weights (units, inputs)."""
+    w = affine.weight.detach().numpy()
+    if kind == "mlp":
+        return [((), x.ravel(), w)]
+    size, stride, padding = (3, 2, 1) if kind == "conv" else (affine.kernel_size, affine.stride, 0)
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+    rows, columns = ((side - size) // stride + 1 for side in x.shape[1:])
+    seen = []
+    for row in range(rows):
+        for column in range(columns):
+            window = x[:, row * stride : row * stride + size, column * stride : column * stride + size]
+            if kind == "conv":
+                seen.append(((row, column), window.ravel(), w.reshape(len(w), -1)))
+            else:  # its fields have their channels last
+                seen.append(((row, column), window.transpose(1, 2, 0).ravel(), w[row * columns + column].T))
+    return seen
+
+
+def layer(kind: str, affine, images: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The change of a layer's weights, as they lie, and its activities."""
+    total, activities = np.zeros(affine.weight.shape), []
+    for image in images:
+        activity: dict = {}
+        for number, (position, x, w) in enumerate(windows(kind, affine, standardised(image))):
+            u = w @ x
+            y = np.exp(u / 2 - (u / 2).max())
+            y /= y.sum()
+            y[np.arange(len(u)) != u.argmax()] *= -1
+            change = np.stack([y[i] * (x - u[i] * w[i]) for i in range(len(u))])  # (units, inputs)
+            if kind == "local":
+                total[number] += change.T
+            else:
+                total += change.reshape(total.shape)
+            activity[position] = np.maximum(u - u.mean(), 0)
+        shape = tuple(1 + max(place[axis] for place in activity) for axis in range(len(next(iter(activity)))))
+        activities.append(np.stack(list(activity.values()), 1).reshape(-1, *shape))
+    return total / np.abs(total).max(), activities
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_softhebb_equals_its_formulas(kind):
+    algorithm, batch = fresh(*WORDS, *MODELS[kind]).double(), a_batch(3)
+    batch = batch._replace(images=batch.images.double())
+    step = algorithm.step(batch)
+    below = list(batch.images.numpy())
+    for block in algorithm.stack.blocks:
+        change, below = layer(kind, block.affine, below)
+        gradient = step.gradients[block.affine.weight].numpy()
+        np.testing.assert_allclose(gradient, -change, rtol=1e-6, atol=1e-9)
+    features = np.stack([standardised(activity).ravel() for activity in below])
+    w, b = (parameter.detach().numpy() for parameter in algorithm.head.affine.parameters())
+    logits = features @ w.T + b
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    e = (p - np.eye(10)[batch.labels.numpy()]) / 3
+    np.testing.assert_allclose(step.logits.detach().numpy(), logits, rtol=1e-6)
+    np.testing.assert_allclose(algorithm.answer(batch.images).detach().numpy(), logits, rtol=1e-6)
+    np.testing.assert_allclose(step.gradients[algorithm.head.affine.weight].numpy(), e.T @ features, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(step.gradients[algorithm.head.affine.bias].numpy(), e.sum(0), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [*MODELS, "cnn"])
+def test_every_unit_starts_with_weights_as_long_as_the_radius_and_without_a_bias(kind):
+    algorithm = fresh(*WORDS, *MODELS.get(kind, ("model=cnn",)))
+    for block in algorithm.stack.blocks:
+        weight = block.affine.weight
+        units = weight.transpose(1, 2).flatten(0, 1) if kind == "local" else weight.flatten(1)
+        torch.testing.assert_close(units.norm(dim=1), torch.full((len(units),), 3.0))
+        assert not block.affine.bias.any()
+    assert not any("bias" in name for name in algorithm.state_dict() if name.startswith("stack"))
+
+
+def test_a_unit_that_wins_alone_comes_to_its_input_at_length_1():
+    algorithm, batch = fresh(*WORDS, "model=mlp", "model.widths=[1]").double(), a_batch(1)
+    weight = algorithm.stack.blocks[0].affine.weight
+    for number in range(3000):
+        step = algorithm.step(batch._replace(images=batch.images.double()))
+        with torch.no_grad():
+            weight -= 0.1 * 0.997**number * step.gradients[weight]
+    x = standardised(batch.images.numpy()).ravel()
+    found = weight[0].detach().numpy()
+    assert np.linalg.norm(found) == pytest.approx(1, abs=1e-3)
+    assert found @ x / np.linalg.norm(x) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_layers_learn_without_labels_and_then_the_read_out_alone(tmp_path):
+    words = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "algo.readout_share=0.5")
+    train(settings("algo=softhebb", *MODELS["conv"], *words), tmp_path, bar=False)
+    algorithm, batch = ffbp.load(tmp_path), a_batch()
+    layers = {block.affine.weight for block in algorithm.stack.blocks}
+    for elapsed, expected in ((0.49, layers), (0.5, set(algorithm.head.parameters()))):
+        algorithm.elapsed = elapsed
+        assert set(algorithm.step(batch).gradients) == expected
+    algorithm.elapsed = 0.0
+    other = algorithm.step(batch._replace(labels=9 - batch.labels)).gradients
+    for parameter, gradient in algorithm.step(batch).gradients.items():
+        assert torch.equal(other[parameter], gradient)
