@@ -6,6 +6,7 @@ import torch
 from conftest import a_batch, fresh, settings
 
 import ffbp
+from ffbp.errors import ConfigError
 from ffbp.lifecycle.train import train
 
 MODELS = {
@@ -75,10 +76,14 @@ def test_softhebb_equals_its_formulas(kind):
     logits = features @ w.T + b
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     e = (p - np.eye(10)[batch.labels.numpy()]) / 3
-    np.testing.assert_allclose(step.logits.detach().numpy(), logits, rtol=1e-6)
-    np.testing.assert_allclose(algorithm.answer(batch.images).detach().numpy(), logits, rtol=1e-6)
-    np.testing.assert_allclose(step.gradients[algorithm.head.affine.weight].numpy(), e.T @ features, rtol=1e-6, atol=1e-12)
-    np.testing.assert_allclose(step.gradients[algorithm.head.affine.bias].numpy(), e.sum(0), rtol=1e-6, atol=1e-12)
+    weight, bias = algorithm.head.affine.parameters()
+    for found, expected in (
+        (step.logits, logits),
+        (algorithm.answer(batch.images), logits),
+        (step.gradients[weight], e.T @ features),
+        (step.gradients[bias], e.sum(0)),
+    ):
+        np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [*MODELS, "cnn"])
@@ -117,3 +122,19 @@ def test_the_layers_learn_without_labels_and_then_the_read_out_alone(tmp_path):
     other = algorithm.step(batch._replace(labels=9 - batch.labels)).gradients
     for parameter, gradient in algorithm.step(batch).gradients.items():
         assert torch.equal(other[parameter], gradient)
+
+
+def test_pooling_halves_the_maps_of_a_convolution():
+    network = fresh("algo=bp", "model=conv", "model.pools=[2,1,4]", "model.strides=[1,2,1]").stack
+    assert network.activity_shapes() == [(32, 14, 14), (64, 7, 7), (128, 3, 3)]
+    maps = torch.randn(2, 1, 28, 28)
+    block = network.blocks[2]
+    product = block.product(network.blocks[1](network.blocks[0](maps))).relu()
+    padded = torch.nn.functional.pad(product, (1, 1, 1, 1))  # zeros, which relu's maps never fall below
+    assert torch.equal(block.after(product)[:, :, 2, 1], padded[:, :, 4:8, 2:6].amax((2, 3)))
+
+
+@pytest.mark.parametrize("pools", ["[2]", "[3,1,1]", "[0,1,1]", "[2,4,6]"])
+def test_a_pool_that_cannot_be_is_refused(pools):
+    with pytest.raises(ConfigError, match="pools"):
+        fresh("algo=bp", "model=conv", "model.strides=[2,2,4]", f"model.pools={pools}")
