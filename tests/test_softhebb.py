@@ -72,6 +72,7 @@ def test_softhebb_equals_its_formulas(kind):
         gradient = step.gradients[block.affine.weight].numpy()
         np.testing.assert_allclose(gradient, -change, rtol=1e-6, atol=1e-9)
     features = np.stack([standardised(activity).ravel() for activity in below])
+    features = (features - features.mean(0)) / np.sqrt(features.var(0) + 0.01)
     w, b = (parameter.detach().numpy() for parameter in algorithm.head.affine.parameters())
     logits = features @ w.T + b
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -97,15 +98,18 @@ def test_every_unit_starts_with_weights_as_long_as_the_radius_and_without_a_bias
     assert not any("bias" in name for name in algorithm.state_dict() if name.startswith("stack"))
 
 
-def test_a_unit_that_wins_alone_comes_to_its_input_at_length_1():
-    algorithm, batch = fresh(*WORDS, "model=mlp", "model.widths=[1]").double(), a_batch(1)
+def test_a_unit_that_always_wins_comes_to_its_input_at_length_1():
+    algorithm, batch = fresh(*WORDS, "model=mlp", "model.widths=[2]").double(), a_batch(1)
     weight = algorithm.stack.blocks[0].affine.weight
+    images = batch.images.double().expand(2, -1, -1, -1)  # batch norm wants two
+    batch = batch._replace(images=images, labels=batch.labels.expand(2))
     for number in range(3000):
-        step = algorithm.step(batch._replace(images=batch.images.double()))
+        step = algorithm.step(batch)
         with torch.no_grad():
             weight -= 0.1 * 0.997**number * step.gradients[weight]
-    x = standardised(batch.images.numpy()).ravel()
-    found = weight[0].detach().numpy()
+    x = standardised(images[0].numpy()).ravel()
+    w = weight.detach().numpy()
+    found = w[(w @ x).argmax()]
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-3)
     assert found @ x / np.linalg.norm(x) == pytest.approx(1, abs=1e-3)
 
@@ -115,7 +119,7 @@ def test_the_layers_learn_without_labels_and_then_the_read_out_alone(tmp_path):
     train(settings("algo=softhebb", *MODELS["conv"], *words), tmp_path, bar=False)
     algorithm, batch = ffbp.load(tmp_path), a_batch()
     layers = {block.affine.weight for block in algorithm.stack.blocks}
-    for elapsed, expected in ((0.49, layers), (0.5, set(algorithm.head.parameters()))):
+    for elapsed, expected in ((0.49, layers), (0.5, set(algorithm.head_parameters()))):
         algorithm.elapsed = elapsed
         assert set(algorithm.step(batch).gradients) == expected
     algorithm.elapsed = 0.0
@@ -138,3 +142,14 @@ def test_pooling_halves_the_maps_of_a_convolution():
 def test_a_pool_that_cannot_be_is_refused(pools):
     with pytest.raises(ConfigError, match="pools"):
         fresh("algo=bp", "model=conv", "model.strides=[2,2,4]", f"model.pools={pools}")
+
+
+def test_a_layer_of_one_unit_is_refused():
+    with pytest.raises(ConfigError, match="layer 1 has 1 unit"):
+        fresh("algo=softhebb", "model=mlp", "model.widths=[3,1]")
+
+
+def test_a_list_of_rates_has_one_for_each_layer():
+    algorithm = fresh("algo=softhebb", "model=mlp", "model.widths=[3,3]", "algo.optimizer.lr=[1]")
+    with pytest.raises(ConfigError, match="2 expected"):
+        algorithm.configure_optimizers()

@@ -1,5 +1,6 @@
 """SoftHebb: units compete, and each comes to resemble the inputs that it wins; only the read-out sees labels."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from ffbp.algorithms.step import Step
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
 from ffbp.models import Block, Stack
-from ffbp.models.batch_norm import sum_over_processes
+from ffbp.models.batch_norm import BatchNorm, sum_over_processes
 from ffbp.settings import HeadSettings, Positive, Probability, checked
 
 
@@ -26,8 +27,9 @@ class SoftHebb(Algorithm):
     the largest entry of its layer's change. So w turns to what its unit wins and away from what others win, and its
     length comes to 1. Longer weights make larger u: units that have won little are still long, and win next.
 
-    A layer sees its input, and the read-out its features, with mean 0 and variance 1 over each image. A layer's
-    activity is f(u less its mean over the units). Layers have no biases.
+    A layer sees its input with mean 0 and variance 1 over each image, and its activity is f(u less its mean over the
+    units). It has no biases. The read-out sees the last activity likewise, after batch norm: most of it is the same for
+    all images.
 
     Args:
         stack: whose blocks are trained; its own head is not used.
@@ -36,6 +38,9 @@ class SoftHebb(Algorithm):
         head: learning rate, weight decay and dropout of the read-out; a dropout of None is the model's.
         readout_share: the last part of the training, in which only the read-out learns; 0: it learns throughout.
         settings: `optimizer` and `schedule`, see `Algorithm`; `lr` may be a list, one for each layer.
+
+    Raises:
+        ConfigError: if a layer has a single unit, or the list is not as long as there are layers.
 
     Source: Journé et al. 2023, arXiv:2209.11883; with batch norm in place of each image's own mean and variance.
     """
@@ -55,6 +60,10 @@ class SoftHebb(Algorithm):
         self.temperature, self.head_settings = temperature, head
         self.plan = Plan(len(stack.blocks), "simultaneous", readout_share)
         self.head = stack.make_head(dropout=head.dropout)
+        self.head_norm = BatchNorm(math.prod(stack.activity_shapes()[-1]), eps=0.01)  # of a variance of 1 on average
+        for k, (units, *_) in enumerate(stack.activity_shapes()):
+            if units < 2:
+                raise ConfigError(f"algo=softhebb: layer {k} has 1 unit, 2 or more expected, which compete.")
         for affine in (block.affine for block in stack.blocks):
             zeros = torch.zeros_like(affine.bias.detach())
             del affine.bias
@@ -80,9 +89,9 @@ class SoftHebb(Algorithm):
                 measures[f"softhebb/layer_{k}/length"] = lengths(weight).mean()
             activity = activity_of(block, product.detach())
         with torch.enable_grad():
-            logits = self.head(standardised(activity))  # (B, classes)
+            logits = self.read_out(activity)  # (B, classes)
             if self.plan.learns(None, self.elapsed):
-                parameters = list(self.head.parameters())
+                parameters = self.head_parameters()
                 found = torch.autograd.grad(cross_entropy(logits, batch.labels), parameters)
                 gradients |= dict(zip(parameters, found, strict=True))
         return Step(logits, measures=measures, gradients=gradients)
@@ -102,8 +111,15 @@ class SoftHebb(Algorithm):
 
     def answer(self, images: Tensor) -> Tensor:
         *_, features = self.activities(images)
-        logits: Tensor = self.head(standardised(features))
+        return self.read_out(features)
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """The logits (B, classes) for the last layer's activity."""
+        logits: Tensor = self.head(self.head_norm(standardised(features).flatten(1)))
         return logits
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [*self.head_norm.parameters(), *self.head.parameters()]
 
     def progress(self, group: Mapping[str, Any], elapsed: float) -> float:
         return min(1.0, max(0.0, self.plan.progress(group["layer"], elapsed)))
@@ -118,7 +134,7 @@ class SoftHebb(Algorithm):
             {"name": f"layer_{k}", "layer": k, "params": [block.affine.weight], "lr": rate}
             for k, (block, rate) in enumerate(zip(self.stack.blocks, rates, strict=True))
         ]
-        head = {"name": "head", "layer": None, "params": list(self.head.parameters())}
+        head = {"name": "head", "layer": None, "params": self.head_parameters()}
         return [*layers, head | {"lr": self.head_settings.lr, "weight_decay": self.head_settings.weight_decay}]
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
@@ -126,7 +142,8 @@ class SoftHebb(Algorithm):
         self.plan.check_trainer(trainer)
 
     def compile_parts(self) -> None:
-        for module in [*(part for block in self.stack.blocks for part in (block.affine, block.after)), self.head]:
+        parts = [part for block in self.stack.blocks for part in (block.affine, block.after)]
+        for module in [*parts, self.head_norm, self.head]:
             module.compile()
 
 
