@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import a_batch, fresh, settings
+from same_run import assert_same_run
+from test_ddp import SHARED, TWO, assert_same_measures, assert_same_weights
+from test_resume import LIVELY, Broken
 
 import ffbp
 from ffbp.errors import ConfigError
@@ -153,3 +156,27 @@ def test_a_list_of_rates_has_one_for_each_layer():
     algorithm = fresh("algo=softhebb", "model=mlp", "model.widths=[3,3]", "algo.optimizer.lr=[1]")
     with pytest.raises(ConfigError, match="2 expected"):
         algorithm.configure_optimizers()
+
+
+@pytest.mark.parametrize("batch", [25, 49])  # while the layers learn, and while the read-out does
+def test_a_run_broken_off_ends_as_if_it_had_not_been(batch, tmp_path):
+    chosen = settings("algo=softhebb", "model=mlp", "model.widths=[32,16]", *LIVELY)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(chosen, whole, bar=False)
+    breaking = {"break": {"_target_": "test_resume.BreakAt", "moment": "batch", "number": batch}}
+    with pytest.raises(Broken):
+        train(chosen | {"callbacks": breaking}, broken, bar=False)
+    torch.manual_seed(12345)  # what the random state was must not matter
+    train(chosen, broken, resume=True, bar=False)
+    assert_same_run(whole, broken)
+
+
+def test_two_processes_equal_one(warm):
+    words = ["algo=softhebb", *SHARED, "algo.head.lr=0.01", "algo.readout_share=0.3", "trainer.max_epochs=2"]
+    words += ["data.batch_size=102", "data.eval_batch_size=199"]  # leaves small batches
+    one = warm(*words, "trainer=cpu", "hydra.run.dir=one")
+    two = warm(*words, *TWO, "hydra.run.dir=two")
+    assert one.wait() == 0, one.stderr
+    assert two.wait() == 0, two.stderr
+    assert_same_weights(warm.folder / "one", warm.folder / "two")
+    assert_same_measures(warm.folder / "one", warm.folder / "two")
