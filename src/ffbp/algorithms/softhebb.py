@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -59,13 +59,14 @@ class SoftHebb(Algorithm):
         super().__init__(stack.without_head(), **settings)
         self.temperature, self.head_settings = temperature, head
         self.plan = Plan(len(stack.blocks), "simultaneous", readout_share)
+        shapes = stack.activity_shapes()
         self.head = stack.make_head(dropout=head.dropout)
-        self.head_norm = BatchNorm(math.prod(stack.activity_shapes()[-1]), eps=0.01)  # of a variance of 1 on average
-        for k, (units, *_) in enumerate(stack.activity_shapes()):
+        self.head_norm = BatchNorm(math.prod(shapes[-1]), eps=0.01)  # its inputs have a variance of 1 on average
+        for k, (units, *_) in enumerate(shapes):
             if units < 2:
                 raise ConfigError(f"algo=softhebb: layer {k} has 1 unit, 2 or more expected, which compete.")
         for affine in (block.affine for block in stack.blocks):
-            zeros = torch.zeros_like(affine.bias.detach())
+            zeros = torch.zeros_like(cast(Tensor, affine.bias).detach())
             del affine.bias
             affine.register_buffer("bias", zeros, persistent=False)
             with torch.no_grad():
@@ -78,7 +79,7 @@ class SoftHebb(Algorithm):
         measures: dict[str, Tensor] = {}
         activity = batch.images
         for k, block in enumerate(self.stack.blocks):
-            weight = block.affine.weight
+            weight = cast(nn.Parameter, block.affine.weight)
             with torch.set_grad_enabled(layers_learn):
                 product = block.product(block.dropout(standardised(activity)))  # (B, units) or (B, C, H, W)
             if layers_learn:
@@ -171,4 +172,5 @@ def inputs(weight: Tensor) -> tuple[int, ...]:
 
 def lengths(weight: Tensor) -> Tensor:
     """The length of each unit's weights, with dimensions of 1 for its inputs."""
-    return torch.linalg.vector_norm(weight, dim=inputs(weight), keepdim=True)
+    found: Tensor = torch.linalg.vector_norm(weight, dim=inputs(weight), keepdim=True)
+    return found
