@@ -65,8 +65,8 @@ def ledger_table(table: str) -> str:
     rows = read_table(table)
     if not rows:
         return f"`{table}`: not run"
-    settings = {name: row["settings"] for name, row in json.loads(RUNS.read_text())[table].items()}
-    columns = ("rule", "test accuracy, %", "each seed", "published, %", "chosen", "s an epoch")
+    rates = {name: row["lr"] for name, row in json.loads(RUNS.read_text())[table].items()}
+    columns = ("rule", "test accuracy, %", "each seed", "published, %", "learning rate", "s an epoch")
     columns += (
         "MiB a step",
         "million multiply-adds an image, training and answering",
@@ -82,7 +82,7 @@ def ledger_table(table: str) -> str:
             f"{fmean(found):.2f}{spread}",
             ", ".join(f"{value:.2f}" for value in found),
             PUBLISHED[table].get(name, ""),
-            settings[name].replace("algo.optimizer.", "").replace("model.input_", ""),
+            rates[name],
             f"{mean(runs, 'time/epoch_seconds'):.1f}",
             f"{mean(runs, 'memory/step_mib'):.2f}",
             " and ".join(f"{each:.2f}" for each in work),
