@@ -6,14 +6,16 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, a_batch, fresh
+from conftest import ROOT, a_batch, fresh, settings
 from torch import nn
 
+import ffbp
 from ffbp.algorithms import bp_explicit
 from ffbp.algorithms.bp_explicit import BackpropExplicit
 from ffbp.algorithms.optimizers import make_optimizer
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
+from ffbp.lifecycle import train as run
 from ffbp.models import Block, Stack, batch_norm
 from ffbp.models.batch_norm import BatchNorm
 from ffbp.settings import OptimizerSettings
@@ -199,3 +201,14 @@ def test_the_cnn_with_batch_norm_has_the_same_weights_at_first_and_a_norm_in_eac
     assert norms == [32, 64, 64, 64]
     with pytest.raises(ConfigError, match="BatchNorm is not written out"):
         fresh("algo=bp_explicit", "model=cnn", "model.batch_norm=true")
+
+
+@pytest.mark.parametrize("algo", ["bp", "ff", "local_loss"])
+def test_the_cnn_learns_with_batch_norm_and_then_answers_for_each_image_alone(algo, tmp_path):
+    words = (f"algo={algo}", "model=cnn", "model.batch_norm=true", "trainer.max_epochs=1")
+    few = [f"trainer.limit_{part}_batches={count}" for part, count in (("train", 3), ("val", 1), ("test", 1))]
+    run.train(settings(*words, *few, "data.eval_batch_size=20"), tmp_path, bar=False)
+    model, images = ffbp.load(tmp_path), a_batch(8).images
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    assert all(norm.running_mean.any() and not torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
+    assert torch.equal(model.predict(images), torch.cat([model.predict(image) for image in images]))
