@@ -4,6 +4,7 @@ python results/activations.py
 """
 
 import json
+from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ RESULTS = Path(__file__).parent
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 DEPTHS = {2: "#a9cce8", 4: "#6fa8d6", 6: "#3f83bf", 8: "#1f5fa8", 10: "#0b2f5c"}
 RATES = {  # color and name
-    1e-6: ("#9ca3af", "1e-6, hardly trained"),
+    1e-6: ("#6b7280", "1e-6, untrained"),
     1e-3: ("#2a9d8f", "1e-3, usual"),
     1e-2: ("#e9a23b", "1e-2"),
     1e-1: ("#d1495b", "1e-1"),
@@ -52,36 +53,42 @@ def gradients(axes: Axes, runs: Runs, activation: str) -> None:
         norms = per_layer(run, "gradients/layer_{}/norm", 0)
         label = f"{depth} layers, {100 * run['metrics']['val/acc']:.1f} %"
         axes.plot(range(1, 1 + depth), norms, color=color, marker="o", markersize=3.5, linewidth=1.6, label=label)
+    norms = per_layer(runs[activation, 10, 1e-6], "gradients/layer_{}/norm", 0)
+    axes.plot(range(1, 11), norms, ":", color=RATES[1e-6][0], marker="o", markersize=3.5, label="10 layers, untrained")
     axes.set(yscale="log")
-    axes.set_title(activation, fontsize=13, color="#111827")
-    axes.legend(frameon=False, fontsize=8, title="and validation accuracy", title_fontsize=8)
+    axes.yaxis.set_major_formatter(lambda norm, _: f"1e{round(log10(norm))}" if norm < 1 else f"{norm:g}")
 
 
 def dead(axes: Axes, runs: Runs, activation: str) -> None:
-    depth = max(DEPTHS)
     for rate, (color, name) in RATES.items():
-        run = runs[activation, depth, rate]
+        run = runs[activation, 10, rate]
         shares = [100 * share for share in per_layer(run, "units/layer_{}/dead", -1)]
-        style = ":" if rate == min(RATES) else "-"
+        style = ":" if rate == 1e-6 else "-"
         label = f"{name}, {100 * run['metrics']['val/acc']:.1f} %"
-        axes.plot(range(1, 1 + depth), shares, style, color=color, marker="o", markersize=3.5, label=label)
-    axes.set(ylim=(-4, 104), xlabel="hidden layer, from the image to the answer")
-    axes.legend(frameon=False, fontsize=8, title="learning rate, and validation accuracy", title_fontsize=8)
+        axes.plot(range(1, 11), shares, style, color=color, marker="o", markersize=3.5, label=label)
+    axes.set(ylim=(-4, 104))
 
 
 def main() -> None:
     runs = read()
+    rows = {
+        "Vanishing gradients: norm of each layer's gradient in the first epoch, learning rate 1e-3": gradients,
+        "Dying units: % of units whose derivative is next to 0 on every validation image (10 layers, two epochs)": dead,
+    }
     with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(12, 7), layout="constrained")
-        upper, lower = figure.subplots(2, 3, sharey="row", sharex=True)
-        for above, below, activation in zip(upper, lower, ACTIVATIONS, strict=True):
-            gradients(above, runs, activation)
-            dead(below, runs, activation)
-            below.xaxis.set_major_locator(MaxNLocator(integer=True))
-        upper[0].set_ylabel("norm of the layer's gradient\n(first epoch, learning rate 1e-3)")
-        lower[0].set_ylabel("dead units, %\n(10 layers, after training)")
+        figure = Figure(figsize=(12, 9.2), layout="constrained")
+        for (title, draw), part in zip(rows.items(), figure.subfigures(2, 1, hspace=0.04), strict=True):
+            part.suptitle(title, fontsize=13, color="#111827", x=0.01, ha="left")
+            for axes, activation in zip(part.subplots(1, 3, sharey=True), ACTIVATIONS, strict=True):
+                draw(axes, runs, activation)
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                axes.set(xlim=(0.6, 10.4), xlabel="hidden layer, from the image to the answer")
+                axes.set_title(activation, fontsize=13, color="#111827")
+                below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2, "columnspacing": 1.0}
+                said = f"{'layers' if draw is gradients else 'learning rate'}, validation accuracy after two epochs"
+                axes.legend(frameon=False, fontsize=8, handlelength=1.6, title=said, title_fontsize=8, **below)
         path = Path(__file__).with_suffix(".png")
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=100)
     print(path)
 
 
