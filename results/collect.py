@@ -11,6 +11,7 @@ from pathlib import Path
 from ffbp.report.runs import read_runs
 
 KEPT = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")
+KINDS = ("gradients/", "units/")  # kept as well, in three significant digits
 
 
 def main(name: str, directory: str, command: str) -> None:
@@ -18,7 +19,9 @@ def main(name: str, directory: str, command: str) -> None:
     for run in read_runs(Path(directory)):
         kept = asdict(run)
         kept["history"] = {
-            column: [round(value, 5) for value in values] for column, values in run.history.items() if column in KEPT
+            column: [float(f"{value:.3g}") if column.startswith(KINDS) else round(value, 5) for value in values]
+            for column, values in run.history.items()
+            if column.startswith(KINDS) or column in KEPT
         }
         runs.append(kept)
     content = {"command": command, "runs": runs}

@@ -371,7 +371,7 @@ def test_the_energy_of_predictive_coding_by_hand():
 
 
 @pytest.mark.parametrize("model", [MLP, CONV], ids=["mlp", "conv"])
-@pytest.mark.parametrize("algo", sorted({path.stem for path in (CONF / "algo").glob("*.yaml")} - {"ff", "lm"}))
+@pytest.mark.parametrize("algo", sorted({path.stem for path in (CONF / "algo").glob("*.yaml")} - {"ff", "lm", "softhebb"}))
 def test_the_gradients_of_two_shares_of_a_batch_come_to_those_of_the_whole(algo, model):
     """What training in several processes relies on: they are exchanged as means that weigh a share by its images."""
     if algo == "forward_gradient":

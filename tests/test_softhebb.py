@@ -165,7 +165,7 @@ def test_a_run_broken_off_ends_as_if_it_had_not_been(batch, tmp_path):
     train(chosen, whole, bar=False)
     breaking = {"break": {"_target_": "test_resume.BreakAt", "moment": "batch", "number": batch}}
     with pytest.raises(Broken):
-        train(chosen | {"callbacks": breaking}, broken, bar=False)
+        train(chosen | {"callbacks": chosen["callbacks"] | breaking}, broken, bar=False)
     torch.manual_seed(12345)  # what the random state was must not matter
     train(chosen, broken, resume=True, bar=False)
     assert_same_run(whole, broken)

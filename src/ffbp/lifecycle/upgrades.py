@@ -13,6 +13,7 @@ SETTINGS_ADDED_LATER: dict[str, dict[str, Any]] = {
         "head": {"dropout": None},
     },
     "ffbp.algorithms.Backprop": {"loss": "cross_entropy"},
+    "ffbp.models.cnn": {"batch_norm": False},
     "ffbp.models.conv": {"pools": None},
     "ffbp.data.ImageData": {"data_dir": None},  # in checkpoints, where it is left open
 }

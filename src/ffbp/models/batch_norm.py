@@ -7,7 +7,9 @@ from torch import Tensor, distributed, nn
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm, also where several processes share a batch: they then come to the mean and variance of all of it.
+    """Batch norm of units (B, D), or of maps (B, D, H, W) over their positions too.
+
+    Where several processes share a batch, they come to the mean and variance of all of it.
 
     PyTorch's own SyncBatchNorm needs a GPU, and counts the copies with which processes stand in, see `Batch`.
     """
@@ -16,7 +18,11 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and distributed.is_initialized()):
-            return super().forward(x)
+            return super().forward(x.flatten(2)).view_as(x) if x.dim() == 4 else super().forward(x)
+        rows = x.movedim(1, -1)  # (B, D) or (B, H, W, D)
+        return self._over_processes(rows.flatten(0, -2)).view_as(rows).movedim(-1, 1)
+
+    def _over_processes(self, x: Tensor) -> Tensor:
         x, given = x.to(self.weight.dtype), x.dtype
         own = 0.0 if self.stands_in else 1.0
         sums = sum_over_processes(torch.cat([x.sum(0), x.new_full((1,), len(x))]) * own)
