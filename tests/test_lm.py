@@ -32,7 +32,7 @@ def ready(name: str = "mlp", loss: str = "squared_error", images: int = 20, **ch
     torch.manual_seed(2)
     make, usual = MODELS[name]
     stack = make(image_shape=[1, 5, 5], classes=3, **usual | chosen)
-    rule = LevenbergMarquardt(stack, loss=loss, damping=0.05, factor=4.0).double()
+    rule = LevenbergMarquardt(stack, loss=loss, damping=0.05, least_damping=1e-12, factor=4.0).double()
     pixels, labels = torch.rand(images, 1, 5, 5, dtype=torch.double), torch.arange(images) % 3
     return rule, a_batch(images)._replace(images=pixels, labels=labels)
 
@@ -196,6 +196,6 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_arithmetic(tmp_path, 
 
 
 def test_it_learns_the_digits_in_a_few_steps(tmp_path):
-    metrics = run.train(settings("algo=lm", "data.batch_size=100", "trainer.max_epochs=1"), tmp_path, bar=False)
+    metrics = run.train(settings("algo=lm", "trainer.max_epochs=1"), tmp_path, bar=False)
     assert metrics["test/acc"] > 0.9
-    assert fresh("algo=lm").damping.item() == pytest.approx(0.01)
+    assert fresh("algo=lm").damping.item() == 1.0

@@ -21,7 +21,8 @@ from ffbp.models import Block, Stack
 from ffbp.models.local_layer import LocalConv2d
 from ffbp.settings import Positive, checked
 
-LEAST, MOST = 1e-12, 1e12  # of the damping
+MOST_DAMPING = 1e12
+Factor = Annotated[float, Field(gt=1, le=1e6)]
 
 
 class LevenbergMarquardt(Algorithm):
@@ -40,6 +41,7 @@ class LevenbergMarquardt(Algorithm):
         stack: what is trained.
         loss: of the logits, see `output_loss`.
         damping: what it starts from.
+        least_damping: what it does not fall below; a small batch wants much, since it is fitted at others' expense.
         factor: by which it is divided or multiplied.
 
     Raises:
@@ -53,12 +55,13 @@ class LevenbergMarquardt(Algorithm):
 
     @checked
     def __init__(
-        self, stack: Stack, *, loss: LossName, damping: Positive, factor: Annotated[float, Field(gt=1, le=1e6)]
+        self, stack: Stack, *, loss: LossName, damping: Positive, least_damping: Positive, factor: Factor
     ) -> None:
         super().__init__(stack, optimizer=None, schedule="constant")
-        self.loss, self.factor = loss, factor
+        self.loss, self.least_damping, self.factor = loss, least_damping, factor
+        self._blocks = (*stack.blocks, stack.head)  # a tuple, which registers no module twice
         self.register_buffer("damping", torch.tensor(damping))  # with which a resumed run goes on
-        layers = {parameter for block in self._blocks() for parameter in block.affine.parameters()}
+        layers = {parameter for block in self._blocks for parameter in block.affine.parameters()}
         if other := [name for name, parameter in stack.named_parameters() if parameter not in layers]:
             raise ConfigError(
                 f"algo=lm: {other[0]} is no weight of a layer; batch norm in particular makes each answer depend on "
@@ -77,7 +80,7 @@ class LevenbergMarquardt(Algorithm):
         residuals = images * self.stack.classes
         smaller, real = min(residuals, parameters), 8 if trainer.precision == "64-true" else 4
         # at a time: two matrices as they are made, two in double precision to be solved, and rows of a Jacobian
-        convolutions = [block.affine for block in self._blocks() if isinstance(block.affine, nn.Conv2d)]
+        convolutions = [block.affine for block in self._blocks if isinstance(block.affine, nn.Conv2d)]
         largest = max((affine.weight.numel() for affine in convolutions), default=0)
         rows = 2 * residuals * (parameters if parameters < residuals else largest)
         needed = smaller**2 * (2 * real + 16) + rows * real
@@ -112,13 +115,10 @@ class LevenbergMarquardt(Algorithm):
             raised, lowered = ~better | (gain < 0.25), better & (gain > 0.75)
             measures = {"lm/damping": self.damping.clone(), "lm/kept": better.float()}
             self.damping.mul_(torch.where(raised, self.factor, torch.where(lowered, 1 / self.factor, 1.0)))
-            self.damping.clamp_(LEAST, MOST)
+            self.damping.clamp_(self.least_damping, MOST_DAMPING)
         if self.loss == "squared_error":
             measures["train/squared_error"] = 2 * before
         return Step(logits, measures=measures)
-
-    def _blocks(self) -> list[Block]:
-        return [*self.stack.blocks, self.stack.head]
 
     def _halved_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss whose gradient is J^T r / B: half of the squared error, or the cross-entropy; in doubles."""
@@ -129,14 +129,14 @@ class LevenbergMarquardt(Algorithm):
         """Each layer's part of the Jacobian of the residuals, the logits (B, classes), and the residuals (n,)."""
         inputs, products, activity = [], [], batch.images
         with torch.enable_grad():
-            for block in self._blocks():
+            for block in self._blocks:
                 inputs.append(block.dropout(activity))
                 products.append(block.product(inputs[-1]))
                 activity = block.after(products[-1].clone())  # a copy, since some work in place
         logits = activity.detach()
         residuals, factor = residuals_of(self.loss, logits, batch.labels)
         errors = torch.autograd.grad(activity, products, factor, is_grads_batched=True)  # for each (classes, B, ...)
-        parts = zip(self._blocks(), inputs, errors, strict=True)
+        parts = zip(self._blocks, inputs, errors, strict=True)
         return [Layer(block, below.detach(), error.transpose(0, 1)) for block, below, error in parts], logits, residuals
 
 
