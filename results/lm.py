@@ -13,11 +13,17 @@ from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, stdev
+from time import process_time
 
 import matplotlib as mpl
 import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
+from ffbp.build import build_algorithm
+from ffbp.data import Batches, sources
 from ffbp.report.figures import COLORS, STYLE
 from ffbp.report.runs import Run, read_runs
 
@@ -39,7 +45,7 @@ KEPT = ("epoch", "step", ERROR, "train/loss", "val/acc", "time/epoch_seconds")
 def train(rule: str, values: str, seeds: str) -> list[Run]:
     """Train a rule with each of the values and seeds, unless that was done before."""
     words, name, _ = RULES[rule]
-    into = ROOT / "logs" / "results" / f"lm_{rule}_{seeds}".lower()
+    into = ROOT / "logs" / "results" / f"lm_{rule}_seeds_{seeds}".lower().replace(",", "_")
     if not (into / "sweep.json").is_file():
         command = [sys.executable, "train.py", "-m", *words, *NETWORK, f"{name}={values}", f"seed={seeds}"]
         done = subprocess.run([*command, f"hydra.sweep.dir={into}"], cwd=ROOT, check=False, capture_output=True)
@@ -53,6 +59,31 @@ def reached(run: Run, error: float) -> tuple[int, float] | None:
     seconds = accumulate(run.history["time/epoch_seconds"])
     rows = zip(run.history["step"], seconds, run.history[ERROR], strict=True)
     return next(((int(step), second) for step, second, found in rows if found <= error), None)
+
+
+def cpu_seconds(runs: dict[str, list[Run]]) -> dict[str, float]:
+    """Seconds of the processor for a training step of each rule, taking turns: they do not count who else uses it."""
+    torch.set_num_threads(1)
+    rules, spent = {}, dict.fromkeys(runs, 0.0)
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        for name, (run, *_) in runs.items():
+            chosen = compose("train", overrides=run.overrides)
+            parts = OmegaConf.to_container(OmegaConf.masked_copy(chosen, ["algo", "model"]), resolve=True)
+            rule = build_algorithm(parts["algo"], parts["model"], (1, 28, 28), 10)
+            rules[name] = rule, rule.configure_optimizers()
+    images = sources.digits()[0]
+    batches = Batches(images.images, images.labels, batch_size=50, shuffle=True)
+    for batch in batches:
+        for name, (rule, optimizer) in rules.items():
+            rule.seed_modules = lambda batch: None  # it asks for a Trainer's device
+            before = process_time()
+            step = rule.step(batch)
+            if optimizer is not None:
+                optimizer.zero_grad()
+                step.loss.backward()
+                optimizer.step()
+            spent[name] += process_time() - before
+    return {name: round(seconds / len(batches), 6) for name, seconds in spent.items()}
 
 
 def draw(groups: dict[str, list[Run]], target: float) -> None:
@@ -102,12 +133,20 @@ def main() -> None:
             "test_accuracy": [round(fmean(accs := [r.metrics["test/acc"] for r in runs]), 4), round(stdev(accs), 4)],
         }
         print(rule, times[rule])
+    processor = cpu_seconds(groups)
+    print("processor seconds a step", processor)
     kept = [
         asdict(run) | {"history": {n: [round(v, 5) for v in vs] for n, vs in run.history.items() if n in KEPT}}
         for runs in groups.values()
         for run in runs
     ]
-    content = {"command": "python results/lm.py", "searched": searched, "target": target, "reached": times}
+    content = {
+        "command": "python results/lm.py",
+        "searched": searched,
+        "target": target,
+        "reached": times,
+        "processor_seconds_a_step": processor,
+    }
     text = json.dumps(content | {"runs": kept}, separators=(",", ":")).replace('{"metrics"', '\n{"metrics"')
     Path(__file__).with_suffix(".json").write_text(text + "\n")
     draw(groups, target)
