@@ -3,7 +3,8 @@
 FFBP_DATA_DIR=... python results/lm.py
 
 Each rule has six settings to choose from, by the training squared error after its last epoch with seed 0; the best one
-is then trained with seeds 1 and 2 as well. What lies in logs/results already is not trained again.
+is then trained with seeds 1 and 2 as well. The figure's seconds are those of the processor, a step's mean times the
+steps: other work on the machine leaves them alone. What lies in logs/results already is not trained again.
 """
 
 import json
@@ -86,21 +87,21 @@ def cpu_seconds(runs: dict[str, list[Run]]) -> dict[str, float]:
     return {name: round(seconds / len(batches), 6) for name, seconds in spent.items()}
 
 
-def draw(groups: dict[str, list[Run]], target: float) -> None:
+def draw(groups: dict[str, list[Run]], target: float, processor: dict[str, float]) -> None:
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         by_step, by_second = figure.subplots(1, 2, sharey=True)
         for (rule, runs), color in zip(groups.items(), COLORS, strict=False):
             table = np.array([run.history[ERROR] for run in runs])  # (seeds, epochs)
-            seconds = np.array([list(accumulate(run.history["time/epoch_seconds"])) for run in runs]).mean(0)
-            for axes, x in ((by_step, np.array(runs[0].history["step"])), (by_second, seconds)):
+            step = np.array(runs[0].history["step"])
+            for axes, x in ((by_step, step), (by_second, step * processor[rule])):
                 axes.plot(x, table.mean(0), color=color, linewidth=1.8, label=rule)
                 axes.fill_between(x, table.min(0), table.max(0), color=color, alpha=0.15, linewidth=0)
         for axes in (by_step, by_second):
             axes.axhline(target, color="#6b7280", linewidth=1, linestyle=":")
             axes.set(xscale="log", yscale="log")
         by_step.set(xlabel="step (batch of 50 images)", ylabel="squared error on training images")
-        by_second.set(xlabel="seconds of training")
+        by_second.set(xlabel="seconds of the processor")
         for axis in (by_step.xaxis, by_second.xaxis, by_step.yaxis):
             axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
@@ -149,7 +150,7 @@ def main() -> None:
     }
     text = json.dumps(content | {"runs": kept}, separators=(",", ":")).replace('{"metrics"', '\n{"metrics"')
     Path(__file__).with_suffix(".json").write_text(text + "\n")
-    draw(groups, target)
+    draw(groups, target, processor)
 
 
 if __name__ == "__main__":
