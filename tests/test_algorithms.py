@@ -18,7 +18,7 @@ from ffbp.lifecycle import train as run
 
 ALGORITHMS = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=3")
+SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "data.batch_size=16")
 
 CANNOT = {("pepita", "cnn")}  # tests/test_rules.py has the reasons
 

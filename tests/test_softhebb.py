@@ -153,9 +153,8 @@ def test_a_layer_of_one_unit_is_refused():
 
 
 def test_a_list_of_rates_has_one_for_each_layer():
-    algorithm = fresh("algo=softhebb", "model=mlp", "model.widths=[3,3]", "algo.optimizer.lr=[1]")
     with pytest.raises(ConfigError, match="2 expected"):
-        algorithm.configure_optimizers()
+        fresh("algo=softhebb", "model=mlp", "model.widths=[3,3]", "algo.optimizer.lr=[1]")
 
 
 @pytest.mark.parametrize("batch", [25, 49])  # while the layers learn, and while the read-out does

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ffbp import curvature
     from ffbp.algorithms import Algorithm
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["curvature", "load"]
 
 
 def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
@@ -18,3 +20,9 @@ def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
     from ffbp.lifecycle.load import load as load_run  # here, so that a mistyped setting need not wait for PyTorch
 
     return load_run(run, trust=trust)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "curvature":  # not before somebody asks for it, since it brings PyTorch
+        return import_module("ffbp.curvature")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,7 +67,8 @@ class Algorithm(Measured):
             raise ConfigError(f"algo.schedule={self.schedule}: needs a trainer.max_epochs or max_steps to end at.")
         if self.optimizer_settings is None and trainer.world_size > 1:
             raise ConfigError("algo.optimizer=null: this rule moves its parameters itself, in one process only.")
-        if not self.automatic_optimization and (trainer.gradient_clip_val or trainer.accumulate_grad_batches > 1):
+        moves_itself = self.optimizer_settings is None or not self.automatic_optimization
+        if moves_itself and (trainer.gradient_clip_val or trainer.accumulate_grad_batches > 1):
             raise ConfigError("trainer.gradient_clip_val and accumulate_grad_batches cannot be set with this rule.")
 
     def check_batches(self, trainer: pl.Trainer, data: MemoryData) -> None:

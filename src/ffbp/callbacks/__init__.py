@@ -2,8 +2,9 @@
 
 from ffbp.callbacks.alignment import Alignment
 from ffbp.callbacks.costs import Costs
+from ffbp.callbacks.curvature import Sharpness
 from ffbp.callbacks.gradients import GradientNorms
 from ffbp.callbacks.pictures import FirstLayerPictures
 from ffbp.callbacks.tensorboard import TensorBoard
 
-__all__ = ["Alignment", "Costs", "FirstLayerPictures", "GradientNorms", "TensorBoard"]
+__all__ = ["Alignment", "Costs", "FirstLayerPictures", "GradientNorms", "Sharpness", "TensorBoard"]

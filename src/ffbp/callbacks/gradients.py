@@ -47,8 +47,8 @@ class GradientNorms(pl.Callback):
         self.largest: dict[str, Tensor] = {}  # by layer, each unit's greatest derivative so far, shape (units,)
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        algorithm = cast(Algorithm, pl_module)
+    def check_run(self, trainer: pl.Trainer, algorithm: Algorithm) -> None:
+        """Raise a ConfigError for a run without gradients that can be looked at, before the run writes anything."""
         if algorithm.optimizer_settings is None:
             raise ConfigError("callbacks=gradients: this rule moves its parameters itself and has no gradients.")
         if trainer.precision == "16-mixed":

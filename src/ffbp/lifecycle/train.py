@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build, build_algorithm
-from ffbp.callbacks import Alignment, Costs
+from ffbp.callbacks import Costs
 from ffbp.data import MemoryData
 from ffbp.errors import CheckpointError, ConfigError, NumericError, ResourceError
 from ffbp.files import CHECKOUT, PROGRAM, write_text
@@ -120,13 +120,13 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
         check_limits(trainer, data)
         algorithm.check_trainer(trainer)
         algorithm.check_batches(trainer, data)
-        for callback in callbacks:
-            if isinstance(callback, Alignment):
-                callback.check_run(trainer, algorithm)
         reject_conflicts(trainer, data, directory)
         if settings["compile"]:
             require_compiler(trainer.strategy.root_device)
             algorithm.compile_parts()
+        for callback in callbacks:
+            if hasattr(callback, "check_run"):  # which raises a ConfigError for a run that it cannot look at
+                callback.check_run(trainer, algorithm)
         trainer.strategy.precision_plugin.convert_module(algorithm)  # before a checkpoint is loaded, which is converted
     checkpoint = checkpoint_to_resume(directory, algorithm, callbacks) if resume else None
     return Prepared(settings, directory, data, algorithm, trainer, record, checkpoint, started)
