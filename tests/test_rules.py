@@ -369,9 +369,11 @@ def test_the_energy_of_predictive_coding_by_hand():
 
 # -- several processes
 
+OF_THEIR_OWN = {"ff", "lm", "softhebb"}  # tests in test_ddp.py and test_softhebb.py; lm is refused in several processes
+
 
 @pytest.mark.parametrize("model", [MLP, CONV], ids=["mlp", "conv"])
-@pytest.mark.parametrize("algo", sorted({path.stem for path in (CONF / "algo").glob("*.yaml")} - {"ff", "lm", "softhebb"}))
+@pytest.mark.parametrize("algo", sorted({path.stem for path in (CONF / "algo").glob("*.yaml")} - OF_THEIR_OWN))
 def test_the_gradients_of_two_shares_of_a_batch_come_to_those_of_the_whole(algo, model):
     """What training in several processes relies on: they are exchanged as means that weigh a share by its images."""
     if algo == "forward_gradient":
