@@ -32,5 +32,20 @@ for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name"
 for name in hinton_supervised hinton_shifts hinton_unsupervised hinton_local conv_ff; do
   sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
 done
+sweep slides_mlp experiment=slides_mlp seed=0,1,2
+sweep softhebb experiment=softhebb seed=0,1,2
+sweep softhebb_random experiment=softhebb algo.optimizer.lr=1e-30 seed=0
+sweep optimizers +sweep=optimizers
+.venv/bin/python results/optimizers.py
+deep="model.widths=[100,100,100,100,100,100,100,100,100,100]"  # at other rates, into the same directory
+for words in "" "$deep algo.optimizer.lr=1e-6,1e-2,1e-1"; do
+  # shellcheck disable=SC2086
+  .venv/bin/python train.py -m +sweep=activations $words hydra.sweep.dir=logs/results/activations >>logs/activations.log
+done
+.venv/bin/python results/collect.py activations logs/results/activations "python train.py -m +sweep=activations, $deep algo.optimizer.lr=1e-6,1e-2,1e-1"
+.venv/bin/python results/activations.py
+.venv/bin/python results/lm.py
+for network in mlp cnn; do .venv/bin/python results/ledger.py tune "$network"; done
+for table in mnist_mlp mnist_cnn fashion_mlp; do .venv/bin/python results/ledger.py run "$table"; done
 wait
 .venv/bin/python results/tables.py
