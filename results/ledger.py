@@ -2,6 +2,7 @@
 
 python results/ledger.py tune mlp [row ...]      # learning rates by validation accuracy, see `tune`
 python results/ledger.py run mnist_mlp [row ...] # three seeds at the learning rate found
+python results/ledger.py cost mlp [row ...]      # seconds, memory and multiply-adds, on an idle machine
 What is finished in logs/ledger is not trained again. FFBP_DATA_DIR says where the images are.
 """
 
@@ -19,7 +20,7 @@ from ffbp.report.runs import Run, read_runs
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
 LOGS = ROOT / "logs" / "ledger"
-TUNING, RUNS = RESULTS / "ledger_tuning.json", RESULTS / "ledger.json"
+TUNING, RUNS, COSTS = (RESULTS / f"ledger{name}.json" for name in ("_tuning", "", "_costs"))
 KEPT = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")
 
 ADAM = (3e-4, 1e-3, 3e-3)
@@ -168,9 +169,25 @@ def validated(place: Path, words: list[str]) -> float:
     return sum(run.metrics["val/acc"] for run in full_runs(place, words, "0") if run.metrics["seed"] == 0)
 
 
+def cost(network: str, names: list[str]) -> None:
+    """Measure what each row costs, one after the other, in an epoch of MNIST; `time/epoch_seconds` is the best of two.
+
+    Figures of the runs themselves would depend on what else ran at the time.
+    """
+    for name in names:
+        words = [*NETWORKS[network], *ROWS[name].words, *OF_NETWORK[network].get(name, ()), "data=mnist"]
+        runs = sweep(LOGS / f"cost_{network}" / name, [*words, "trainer.max_epochs=1", "seed=0,1"])
+        first, *_ = (run.metrics for run in sorted(runs, key=lambda run: run.metrics["time/epoch_seconds"]))
+        costs = {key: first[key] for key in ("time/epoch_seconds", "memory/step_mib", "work/train_macs")}
+        keep(
+            COSTS, network, name, costs | {key: first[key] for key in ("work/answer_macs", "device", "threads", "git")}
+        )
+        print(network, name, costs, flush=True)
+
+
 def main() -> None:
     what, where, *names = sys.argv[1:]
-    {"tune": tune, "run": run}[what](where, names or list(ROWS))
+    {"tune": tune, "run": run, "cost": cost}[what](where, names or list(ROWS))
 
 
 if __name__ == "__main__":

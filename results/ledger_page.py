@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from ledger import ROWS, RUNS, TABLES
+from ledger import COSTS, ROWS, RUNS, TABLES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -45,6 +45,12 @@ def read_table(table: str) -> dict[str, Runs]:
     return dict(sorted(found.items(), key=lambda item: -mean(item[1], "test/acc")))
 
 
+def read_costs(network: str) -> dict[str, dict[str, Any]]:
+    """What each row costs on a network, by the names of metrics.json; {} where nothing was measured."""
+    found: dict[str, dict[str, Any]] = (json.loads(COSTS.read_text()) if COSTS.exists() else {}).get(network, {})
+    return found
+
+
 def values(runs: Runs, metric: str) -> list[float]:
     return [run["metrics"][metric] for run in runs if run["metrics"].get(metric) is not None]
 
@@ -66,6 +72,7 @@ def ledger_table(table: str) -> str:
     if not rows:
         return f"`{table}`: not run"
     rates = {name: row["lr"] for name, row in json.loads(RUNS.read_text())[table].items()}
+    costs = read_costs(TABLES[table][1])
     columns = ("rule", "test accuracy, %", "each seed", "published, %", "learning rate", "s an epoch")
     columns += (
         "MiB a step",
@@ -76,15 +83,16 @@ def ledger_table(table: str) -> str:
     for name, runs in rows.items():
         found = [100 * value for value in values(runs, "test/acc")]
         spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
-        work = [mean(runs, f"work/{what}_macs") / 1e6 for what in ("train", "answer")]
+        spent = costs.get(name, {})
+        work = [spent[f"work/{what}_macs"] / 1e6 for what in ("train", "answer")] if spent else []
         cells = [
             f"**{ROWS[name].title}**" if name == CONTROL else ROWS[name].title,
             f"{fmean(found):.2f}{spread}",
             ", ".join(f"{value:.2f}" for value in found),
             PUBLISHED[table].get(name, ""),
             rates[name],
-            f"{mean(runs, 'time/epoch_seconds'):.1f}",
-            f"{mean(runs, 'memory/step_mib'):.2f}",
+            f"{spent['time/epoch_seconds']:.1f}" if spent else "",
+            f"{spent['memory/step_mib']:.2f}" if spent else "",
             " and ".join(f"{each:.2f}" for each in work),
             ", ".join(f"{layer[-1]:.2f}" for layer in alignments(runs)),
         ]
@@ -119,8 +127,9 @@ def draw_ledger(path: Path) -> None:
                     label=TITLES[table] if name == next(iter(rows)) else None,
                 )
         for axes, metric in ((seconds, "time/epoch_seconds"), (memory, "memory/step_mib")):
-            for name, runs in tables[first].items():
-                ratio = mean(runs, metric) / mean(tables[first][CONTROL], metric)
+            costs = read_costs(TABLES[first][1])
+            for name in (name for name in tables[first] if name in costs):
+                ratio = costs[name][metric] / costs[CONTROL][metric]
                 axes.barh(names.index(name), ratio, height=0.55, color=GREY if name == CONTROL else COLORS[first])
                 axes.text(ratio, names.index(name), f" {ratio:.1f}", va="center", fontsize=8, color=GREY)
             axes.margins(x=0.25)

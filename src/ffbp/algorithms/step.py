@@ -41,4 +41,7 @@ class WrittenGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(gradient * outer[0] for gradient in ctx.gradients)
+        scaled = []
+        while ctx.gradients:  # each one given up before the next is made, so that they are not in memory twice
+            scaled.append(ctx.gradients.pop(0) * outer[0])
+        return None, *scaled
