@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent
 CONTROL = "bp"
 TITLES = {"mnist_mlp": "MNIST, MLP", "mnist_cnn": "MNIST, CNN", "fashion_mlp": "Fashion-MNIST, MLP"}
 COLORS = {"mnist_mlp": "#1f5fa8", "mnist_cnn": "#2a9d8f", "fashion_mlp": "#d1495b"}
-LAYERS = ("#9ecae1", "#4292c6", "#08519c", "#7b5ea7", "#d1495b")  # first to last
+LAYERS = ("#7db8e0", "#0b3d7a", "#2a9d8f", "#e9a23b", "#d1495b")  # first to last
 GREY = "#6b7280"
 
 # test accuracy, %, and on which network; only what was read in the authors' text or code, see the sources in ledger.md
@@ -109,7 +109,7 @@ def draw_ledger(path: Path) -> None:
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(11.5, 1.2 + 0.32 * len(names)), layout="constrained")
         errors, seconds, memory, alignment = figure.subplots(
-            1, 4, sharey=True, gridspec_kw={"width_ratios": (3, 1.4, 1.4, 1.7)}
+            1, 4, sharey=True, gridspec_kw={"width_ratios": (3, 1.4, 1.4, 1.8)}
         )
         for table, rows in tables.items():
             if CONTROL in rows:
@@ -133,17 +133,20 @@ def draw_ledger(path: Path) -> None:
                 axes.barh(names.index(name), ratio, height=0.55, color=GREY if name == CONTROL else COLORS[first])
                 axes.text(ratio, names.index(name), f" {ratio:.1f}", va="center", fontsize=8, color=GREY)
             axes.margins(x=0.25)
+            axes.set_axisbelow(True)
         for name, runs in tables[first].items():
             for layer, color in zip(alignments(runs), LAYERS, strict=False):
                 alignment.plot(layer[-1], names.index(name), "o", color=color, markersize=6)
         _logarithmic(errors)
-        errors.set(xlabel="test error, %, each seed a dot; lines: backpropagation", yticks=range(len(names)))
+        errors.set(xlabel="test error, %; each seed a dot,\nlines: backpropagation", yticks=range(len(names)))
         errors.set_yticklabels([ROWS[name].title for name in names])
         errors.invert_yaxis()
         errors.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
-        seconds.set(xlabel="time, backprop = 1")
-        memory.set(xlabel="memory of a step,\nbackprop = 1")
-        alignment.set(xlabel="cosine with backprop,\nlight: first layer", xlim=(-0.25, 1.08))
+        for axes in (seconds, memory, alignment):
+            axes.tick_params(axis="y", length=0)
+        seconds.set(xlabel="time of an epoch,\nbackpropagation: 1")
+        memory.set(xlabel="memory of a step,\nbackpropagation: 1")
+        alignment.set(xlabel="cosine with backprop,\nfirst layer light, second dark", xlim=(-0.25, 1.08))
         alignment.axvline(0, color=GREY, linewidth=0.8)
         figure.savefig(path, dpi=150)
 
@@ -153,10 +156,10 @@ def draw_curves(path: Path) -> None:
     rows = read_table("mnist_mlp")
     if not rows:
         return
-    across = 5
+    across = 4
     down = -(-len(rows) // across)
     with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(13, 3.3 * down), layout="constrained")
+        figure = Figure(figsize=(11, 3 * down), layout="constrained")
         grid = figure.subplots(2 * down, across, sharex=True, squeeze=False, height_ratios=[1.4, 1] * down)
         for place, cell in zip_longest(range(down * across), rows.items()):
             upper, lower = grid[2 * (place // across)][place % across], grid[2 * (place // across) + 1][place % across]
@@ -168,7 +171,8 @@ def draw_curves(path: Path) -> None:
                 for run in shown:
                     error = 100 * (1 - np.array(run["history"]["val/acc"]))
                     upper.plot(np.arange(1, 1 + len(error)), error, color=color, linewidth=width, alpha=0.7)
-            upper.set(title=ROWS[name].title, yscale="log", ylim=(1, 40))
+            upper.set_title(ROWS[name].title, fontsize=10)
+            upper.set(yscale="log", ylim=(1, 40))
             upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             upper.yaxis.set_major_formatter("{x:g}")
             upper.yaxis.set_minor_locator(NullLocator())
