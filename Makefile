@@ -19,7 +19,7 @@ train: install
 	$(RUN) compare.py runs=logs
 
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
 
 lint: install
 	.venv/bin/ruff check .

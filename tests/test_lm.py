@@ -21,7 +21,7 @@ NONE = {"input_dropout": 0.0, "dropout": 0.0}
 MAPS = {"channels": [4, 3], "kernel_sizes": [3, 3], "strides": [2, 1], **NONE}
 MODELS = {
     "mlp": (mlp, {"widths": [5, 4], "activation": "tanh", "batch_norm": False, **NONE}),
-    "conv": (conv, MAPS),
+    "conv": (conv, MAPS | {"pools": None}),
     "local": (local, MAPS | {"kernel_sizes": [2, 2]}),
 }
 LOSSES = ("squared_error", "cross_entropy")
@@ -165,7 +165,7 @@ def test_a_run_broken_off_goes_on_with_its_damping_to_the_same_bits(tmp_path):
     run.train(chosen, tmp_path / "whole", bar=False)
     breaking = {"break": {"_target_": f"{BreakAt.__module__}.BreakAt", "moment": "batch", "number": 8}}
     with pytest.raises(Broken):
-        run.train(chosen | {"callbacks": breaking}, tmp_path / "broken", bar=False)
+        run.train(chosen | {"callbacks": chosen["callbacks"] | breaking}, tmp_path / "broken", bar=False)
     run.train(chosen, tmp_path / "broken", resume=True, bar=False)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 

@@ -104,7 +104,7 @@ def test_the_memory_of_a_step_is_that_of_activities_and_gradients(tmp_path):
     assert gradients < found["bp", 4] < 1.1 * gradients  # the state of Adam, twice as much, is not part of it
 
 
-@pytest.mark.parametrize(("rule", "model"), [*((rule, "mlp") for rule in RULES), ("ff", "conv")])
+@pytest.mark.parametrize(("rule", "model"), [*((rule, "mlp") for rule in RULES if rule != "lm"), ("ff", "conv")])
 def test_measuring_changes_no_bit_of_a_training(rule, model, tmp_path):
     words = [f"algo={rule}", f"model={model}", "model.dropout=0.2", "data.shift=1", "data.batch_size=20", *TWO_STEPS]
     words += ["model.widths=[32,16]"] if model == "mlp" else ["model.channels=[10,11]", "model.kernel_sizes=[3,3]"]

@@ -12,7 +12,7 @@ import torch
 from conftest import settings
 from same_run import assert_same_run, start
 
-from ffbp.errors import NumericError
+from ffbp.errors import ConfigError, NumericError
 from ffbp.lifecycle import train as run
 from ffbp.lifecycle.checkpoint import SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
 from ffbp.lifecycle.directory import RunDirectory
@@ -171,6 +171,17 @@ def test_a_folder_in_which_something_lies_is_refused_and_left_as_it_is(name, wor
     assert "not empty" in refused.stderr
     assert mine.read_text() == "mine"
     assert len([path for path in (warm.folder / "mine").rglob("*") if path.is_file()]) == 1
+
+
+@pytest.mark.parametrize("left", [[], [".overrides.yaml.new"], ["overrides.yaml", ".config.yaml.new"]])
+def test_a_run_that_was_killed_before_its_settings_were_written_begins_anew(left, tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    for name in left:
+        (tmp_path / ".hydra" / name).write_text("see")
+    RunDirectory(tmp_path).require_unused()
+    (tmp_path / ".hydra" / "mine").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        RunDirectory(tmp_path).require_unused()
 
 
 def test_killed_and_resumed_from_the_command_line(warm):

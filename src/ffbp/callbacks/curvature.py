@@ -8,7 +8,7 @@ from ffbp.algorithms import Algorithm
 from ffbp.algorithms.output_loss import OUTPUT_LOSS, LossName
 from ffbp.curvature import largest_eigenvalues
 from ffbp.data import MemoryData
-from ffbp.lifecycle.record import RunRecord
+from ffbp.lifecycle.record import off_the_clock
 from ffbp.settings import Count, Positive, checked
 
 
@@ -40,10 +40,8 @@ class Sharpness(pl.Callback):
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
             return
-        [record] = [callback for callback in trainer.callbacks if isinstance(callback, RunRecord)]  # type: ignore[attr-defined]
-        record.clock.pause()
-        self._measure(cast(Algorithm, pl_module), cast(MemoryData, trainer.datamodule))  # type: ignore[attr-defined]
-        record.clock.start()
+        with off_the_clock(trainer):
+            self._measure(cast(Algorithm, pl_module), cast(MemoryData, trainer.datamodule))  # type: ignore[attr-defined]
 
     def _measure(self, algorithm: Algorithm, data: MemoryData) -> None:
         images = algorithm.stack.as_input(data.train.images[: self.images]).to(algorithm.device)

@@ -80,8 +80,15 @@ class RunDirectory:
         return read_metrics(self.metrics)
 
     def require_unused(self) -> None:
-        """Raise a ConfigError if anything lies in the directory, a run or files of somebody's own."""
+        """Raise a ConfigError if anything lies in the directory, a run or files of somebody's own.
+
+        The start of a run that was killed before its config.yaml was whole is nothing.
+        """
         found = sorted(self.path.iterdir()) if FIRST_PROCESS else []
+        hydra = self.config.parent
+        begun = {f".{self.config.name}.new", self._overrides.name, f".{self._overrides.name}.new"}
+        if found == [hydra] and not hydra.is_symlink() and begun >= {path.name for path in hydra.glob("*")}:
+            return
         if self.read_status() is not None and found:
             raise ConfigError(f"{self}: already contains a run; resume it with resume={self}, or choose another.")
         if found:
