@@ -28,7 +28,7 @@ DATA, OUTPUT = "${oc.env:FFBP_DATA_DIR,data}", "${hydra:runtime.output_dir}"
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    """No test of this file takes more than 20 seconds of the processor, or 2 GB of memory beyond what it begins with."""
+    """No test of this file takes over 20 seconds of the processor, or 2 GB of memory beyond what it begins with."""
     begun, before = time.process_time(), resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2 * 2**30, before[1]))
