@@ -58,7 +58,7 @@ ROWS = {
 }
 NETWORKS = {
     "mlp": ("model=mlp", "model.widths=[500,500]", "model.input_dropout=0.2"),
-    "cnn": ("model=cnn", "model.batch_norm=true"),
+    "cnn": ("model=cnn", "model.batch_norm=True"),
 }
 OF_NETWORK = {  # what a row needs there
     "mlp": {"drtp": ("model.activation=tanh",)},

@@ -22,7 +22,8 @@ SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=3", "data.batch_si
 
 CANNOT = {("pepita", "cnn")}  # tests/test_rules.py has the reasons
 
-CELLS = [(f"algo={a}", f"model={m}") for a in ALGORITHMS for m in MODELS if (a, m) not in CANNOT]
+SMALL = dict.fromkeys(("conv", "local"), ("model.channels=[12,11,10]",))
+CELLS = [(f"algo={a}", f"model={m}", *SMALL.get(m, ())) for a in ALGORITHMS for m in MODELS if (a, m) not in CANNOT]
 each_cell = pytest.mark.parametrize("cell", CELLS, ids=str)
 
 
