@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy, layer_norm
 
 from ffbp.algorithms.base import Algorithm
-from ffbp.algorithms.forward_forward.plan import Plan
+from ffbp.algorithms.plan import Plan, parameter_groups
 from ffbp.algorithms.step import Step
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
@@ -123,20 +123,11 @@ class SoftHebb(Algorithm):
         return [*self.head_norm.parameters(), *self.head.parameters()]
 
     def progress(self, group: Mapping[str, Any], elapsed: float) -> float:
-        return min(1.0, max(0.0, self.plan.progress(group["layer"], elapsed)))
+        return self.plan.passed(group["layer"], elapsed)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        assert self.optimizer_settings is not None
-        lr, depth = self.optimizer_settings.lr, len(self.stack.blocks)
-        rates = lr if isinstance(lr, list) else [lr] * depth
-        if len(rates) != depth:
-            raise ConfigError(f"algo.optimizer.lr={rates}: one number or {depth} expected, one for each layer.")
-        layers = [
-            {"name": f"layer_{k}", "layer": k, "params": [block.affine.weight], "lr": rate}
-            for k, (block, rate) in enumerate(zip(self.stack.blocks, rates, strict=True))
-        ]
-        head = {"name": "head", "layer": None, "params": self.head_parameters()}
-        return [*layers, head | {"lr": self.head_settings.lr, "weight_decay": self.head_settings.weight_decay}]
+        layers = [[cast(nn.Parameter, block.affine.weight)] for block in self.stack.blocks]
+        return parameter_groups(self.optimizer_settings, self.head_settings, layers, self.head_parameters())
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
         super().check_trainer(trainer)

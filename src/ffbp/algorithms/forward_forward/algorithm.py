@@ -17,10 +17,9 @@ from ffbp.algorithms.forward_forward.labels import LabelEmbedding, LabelEmbeddin
 from ffbp.algorithms.forward_forward.layer_loss import MEASURES, LayerLoss
 from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes, ReadoutLayers, layer_numbers
 from ffbp.algorithms.forward_forward.peers import PeerNormalization
-from ffbp.algorithms.forward_forward.plan import Plan
+from ffbp.algorithms.plan import Plan, parameter_groups
 from ffbp.algorithms.step import Step
 from ffbp.data import Batch
-from ffbp.errors import ConfigError
 from ffbp.models import Stack
 from ffbp.settings import HeadSettings, NonNegative, OptimizerSettings, Positive, Probability, Schedule, checked
 
@@ -150,20 +149,11 @@ class ForwardForward(Algorithm):
         self.record(Step(logits, measures=measures), batch)
 
     def progress(self, group: Mapping[str, Any], elapsed: float) -> float:
-        return min(1.0, max(0.0, self.plan.progress(group["layer"], elapsed)))
+        return self.plan.passed(group["layer"], elapsed)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        assert self.optimizer_settings is not None
-        lr, depth = self.optimizer_settings.lr, len(self.stack.blocks)
-        rates = lr if isinstance(lr, list) else [lr] * depth
-        if len(rates) != depth:
-            raise ConfigError(f"algo.optimizer.lr={rates}: one number or {depth} expected, one for each layer.")
-        layers = [
-            {"name": f"layer_{k}", "layer": k, "params": list(block.parameters()), "lr": rate}
-            for k, (block, rate) in enumerate(zip(self.stack.blocks, rates, strict=True))
-        ]
-        head = {"name": "head", "layer": None, "params": list(self.head.parameters())}
-        return [*layers, head | {"lr": self.head_settings.lr, "weight_decay": self.head_settings.weight_decay}]
+        layers = [list(block.parameters()) for block in self.stack.blocks]
+        return parameter_groups(self.optimizer_settings, self.head_settings, layers, list(self.head.parameters()))
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
         super().check_trainer(trainer)

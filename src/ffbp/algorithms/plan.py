@@ -1,12 +1,15 @@
 """Which layer learns when, and for what share of the training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
+from torch import nn
 
 from ffbp.algorithms.base import endless
 from ffbp.errors import ConfigError
+from ffbp.settings import HeadSettings, OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Plan:
         """Whether a layer, or the softmax head, learns now."""
         return 0 <= self.progress(layer, elapsed) < 1
 
+    def passed(self, layer: int | None, elapsed: float) -> float:
+        """How much of its own share a layer has behind it, in [0, 1], for the schedule of its learning rate."""
+        return min(1.0, max(0.0, self.progress(layer, elapsed)))
+
     def check_trainer(self, trainer: pl.Trainer) -> None:
         """Reject a training with no end to divide it by, or with fewer epochs than layers that learn in turn."""
         if endless(trainer) and (self.order == "sequential" or self.readout_share):
@@ -43,3 +50,33 @@ class Plan:
         epochs = trainer.max_epochs
         if self.order == "sequential" and epochs is not None and 0 < epochs < self.depth:
             raise ConfigError(f"trainer.max_epochs={epochs}: {self.depth} or more expected, an epoch for each layer.")
+
+
+def parameter_groups(
+    optimizer: OptimizerSettings | None,
+    head_settings: HeadSettings,
+    layers: Sequence[list[nn.Parameter]],
+    head: list[nn.Parameter],
+) -> list[dict[str, Any]]:
+    """Groups for the optimizer, one for each layer and one for the head, with rates of their own; `layer` says which.
+
+    Args:
+        optimizer: its `lr` is one number, or a list with one for each layer.
+        head_settings: learning rate and weight decay of the head.
+        layers: the parameters of each, first to last.
+        head: the parameters of the head.
+
+    Raises:
+        ConfigError: if the list is not as long as there are layers.
+    """
+    assert optimizer is not None
+    lr, depth = optimizer.lr, len(layers)
+    rates = lr if isinstance(lr, list) else [lr] * depth
+    if len(rates) != depth:
+        raise ConfigError(f"algo.optimizer.lr={rates}: one number or {depth} expected, one for each layer.")
+    groups: list[dict[str, Any]] = [
+        {"name": f"layer_{k}", "layer": k, "params": parameters, "lr": rate}
+        for k, (parameters, rate) in enumerate(zip(layers, rates, strict=True))
+    ]
+    of_head = {"name": "head", "layer": None, "params": head}
+    return [*groups, of_head | {"lr": head_settings.lr, "weight_decay": head_settings.weight_decay}]
