@@ -34,6 +34,7 @@ class Row(NamedTuple):
     title: str
     words: tuple[str, ...]  # settings that make it
     rates: tuple[float, ...] = ADAM  # learning rates to try first
+    networks: tuple[str, ...] = ("mlp", "cnn")  # where it stands
 
 
 ROWS = {
@@ -41,6 +42,12 @@ ROWS = {
     "deep_supervision": Row("deep supervision", ("algo=local_loss", "algo.loss=pred", "algo.cut=False")),
     "pred": Row("local loss, pred", ("algo=local_loss", "algo.loss=pred")),
     "predsim": Row("local loss, predsim", ("algo=local_loss", "algo.loss=predsim")),
+    "bp_norm": Row("backpropagation, batch norm", ("algo=bp", "model.batch_norm=True"), networks=("mlp",)),
+    "predsim_norm": Row(
+        "local loss, predsim, batch norm",
+        ("algo=local_loss", "algo.loss=predsim", "model.batch_norm=True"),
+        networks=("mlp",),
+    ),
     "mono_forward": Row(
         "Mono-Forward", ("algo=local_loss", "algo.loss=pred", "algo.readout=sum", "algo.readout_inputs=null")
     ),
@@ -187,7 +194,9 @@ def cost(network: str, names: list[str]) -> None:
 
 def main() -> None:
     what, where, *names = sys.argv[1:]
-    {"tune": tune, "run": run, "cost": cost}[what](where, names or list(ROWS))
+    network = TABLES[where][1] if what == "run" else where
+    rows = names or [name for name, row in ROWS.items() if network in row.networks]
+    {"tune": tune, "run": run, "cost": cost}[what](where, rows)
 
 
 if __name__ == "__main__":
