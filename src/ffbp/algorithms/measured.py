@@ -113,11 +113,11 @@ class Measured(pl.LightningModule):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
         means = self.eval_means.by_name()
@@ -127,12 +127,14 @@ class Measured(pl.LightningModule):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _evaluate(self, phase: str, batch: Batch) -> None:
+    def _evaluate(self, phase: str, batch: Batch) -> Tensor:
+        """Measure a batch, and return the answer's logits (B, classes), for callbacks."""
         readouts = self.readouts(batch.images)
         answer = (readouts[self.readout] if self.readout else self.answer(batch.images)).float()
         values = _loss_and_accuracy(phase, answer, batch.labels)
         values |= {f"{phase}/acc_{name}": accuracy(logits, batch.labels) for name, logits in readouts.items()}
         self.eval_means.update(values, batch.counted)
+        return answer
 
     def _log(self, means: Mapping[str, Tensor]) -> None:
         for name, value in means.items():
