@@ -1,4 +1,4 @@
-"""Draw the negatives that need no labels, made from the first images of MNIST: results/negatives.png.
+"""Draw what Forward-Forward is shown, made from the first images of MNIST: results/negatives.png.
 
 FFBP_DATA_DIR=... python results/negatives.py
 """
@@ -8,33 +8,54 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch.nn.functional import one_hot
 
-from ffbp.algorithms.forward_forward.negatives import hybrids, region_masks, scrambled
+from ffbp.algorithms.forward_forward.labels import fourier, overlay
+from ffbp.algorithms.forward_forward.negatives import hybrids, region_masks, scrambled, uniform_negatives
 from ffbp.data.sources import idx_set
 
-COUNT = 10
+COUNT, CLASSES = 4, 10
+LABEL = "#d1495b"  # a frame around the ten pixels
 
 
 def main() -> None:
     training, _ = idx_set("mnist", Path(os.environ.get("FFBP_DATA_DIR", "data")))
-    images = training.images[:COUNT] / 255
+    images, labels = training.images[:COUNT] / 255, training.labels[:COUNT].long()
     generator = torch.Generator().manual_seed(0)
+    false = uniform_negatives(labels, CLASSES, torch.rand(COUNT, generator=generator))
     masks = region_masks(torch.rand(COUNT, 28, 28, generator=generator))
-    rows = {
-        "image": images,
+    weights = {"true label": one_hot(labels, CLASSES).float(), "false label": one_hot(false, CLASSES).float()}
+    weights["neutral"] = torch.full((COUNT, CLASSES), 1 / CLASSES)
+    corner, wave = overlay((1, 28, 28), CLASSES), fourier((1, 28, 28), CLASSES)
+    columns = {
+        **{f"pixels, {name}": corner(images, each) for name, each in weights.items()},
+        **{f"waves, {name}": wave(images, weights[name]) for name in ("true label", "false label")},
         "mask": masks.unsqueeze(1),
         "hybrid": hybrids(images, masks),
         "noise": scrambled(images, torch.rand(COUNT, 28 * 28, generator=generator)),
     }
-    figure, axes = plt.subplots(len(rows), COUNT, figsize=(COUNT, len(rows)), layout="constrained")
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture[0], cmap="gray_r", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name, fontsize=12)
+    figure, axes = plt.subplots(COUNT, len(columns), figsize=(1.3 * len(columns), 1.36 * COUNT), layout="constrained")
+    for line, (name, pictures) in zip(axes.T, columns.items(), strict=True):
+        for number, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
+            shown = {"true": int(labels[number]), "false": int(false[number])}
+            label = next((shown[kind] for kind in shown if kind in name), None)
+            draw(axis, picture[0], label, boxed="pixels" in name)
+        line[0].set_title(name.replace(", ", ":\n"), fontsize=10)
     path = Path(__file__).with_suffix(".png")
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=110)
     print(path)
+
+
+def draw(axis: Axes, picture: torch.Tensor, label: int | None, *, boxed: bool) -> None:
+    """Draw a picture, shape (H, W), and the label that it shows."""
+    axis.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
+    if boxed:
+        axis.add_patch(Rectangle((-0.5, -0.5), CLASSES, 1, fill=False, edgecolor=LABEL, linewidth=1))
+    if label is not None:
+        axis.text(0.97, 0.03, str(label), transform=axis.transAxes, ha="right", va="bottom", color=LABEL, fontsize=12)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ NAMES = {
     "control_bp": "backprop, 784-128-10, control of `paper_ff`",
     "control_bp_shifts": "backprop, 784-128-10, control of `paper_ff_shifts`",
 }
+CURVES = {  # in the picture of accuracy
+    "paper_bp": "backprop, the article's CNN, shifts",
+    "control_bp": "backprop, 784-128-10",
+    "paper_ff": "Forward-Forward, 784-128",
+    "paper_ff_shifts": "Forward-Forward, 784-128, shifts",
+}
 # what is trained, the published error to compare with, and how and by whom that was reached
 HINTON = {
     "hinton_supervised": (
@@ -197,7 +203,7 @@ def main() -> None:
         sys.exit(f"{' and '.join(old)}: differs from the files it quotes; run python results/tables.py" if old else 0)
     for page, text in after.items():
         page.write_text(text)
-    shown = [group for name in ("paper_bp", "control_bp", "paper_ff", "paper_ff_shifts") for group in read(name)]
+    shown = [Group(label, group.runs) for name, label in CURVES.items() for group in read(name)]
     draw(shown, "acc", RESULTS / "accuracy.png")
     draw(shown, "loss", RESULTS / "loss.png")
     draw_ledger(RESULTS / "ledger.png")
