@@ -67,8 +67,8 @@ class Passes:
     def features(self, products: FirstProducts, layers: Sequence[int]) -> Tensor:
         """The normalised activities of `layers` under the neutral label, side by side, shape (B, features)."""
         neutral = products.images + products.labels.sum(0) / self.stack.classes
-        activities = list(self.activities(neutral))
-        return torch.cat([self.seen_above(activities[k]).flatten(1) for k in layers], 1)
+        chosen = [self.seen_above(h).flatten(1) for k, h in enumerate(self.activities(neutral)) if k in layers]
+        return torch.cat(chosen, 1)
 
     def label_goodness(
         self, products: FirstProducts, layers: Sequence[int], goodness: Callable[[Tensor], Tensor]
