@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ledger import TABLES
 from ledger_page import draw_curves, draw_ledger, ledger_table
+from ledger_times import draw_times, times_table
 from omegaconf import OmegaConf
 
 from ffbp.report.figures import draw
@@ -193,6 +194,7 @@ def main() -> None:
     tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table(), "speed": speed_table()}
     tables |= {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}
     tables |= {f"ledger_{table}": ledger_table(table) for table in TABLES}
+    tables |= {f"times_{table}": times_table(table) for table in ("mnist_mlp", "mnist_cnn")}
     before = {page: page.read_text() for page in PAGES}
     places = [name for text in before.values() for name in TABLE.findall(text)]
     if sorted(places) != sorted(tables):
@@ -208,6 +210,7 @@ def main() -> None:
     draw(shown, "loss", RESULTS / "loss.png")
     draw_ledger(RESULTS / "ledger.png")
     draw_curves(RESULTS / "ledger_curves.png")
+    draw_times(RESULTS / "ledger_times.png")
 
 
 if __name__ == "__main__":
