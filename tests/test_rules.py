@@ -355,6 +355,20 @@ def test_predictive_coding_comes_to_backpropagation_where_the_label_pulls_weakly
         assert found[p].norm().item() == pytest.approx(g.norm().item(), rel=0.01)
 
 
+def test_small_steps_of_predictive_coding_have_the_directions_of_backpropagation():
+    algorithm, batch = ready("algo=predictive_coding", "algo.rate=1e-3", *MLP, "model.activation=tanh")
+    parameters = list(algorithm.parameters())
+    found = gradients_of(algorithm, algorithm.step(batch))
+    expected = torch.autograd.grad(cross_entropy(algorithm.stack(batch.images), batch.labels), parameters)
+    for p, g in zip(parameters, expected, strict=True):
+        assert torch.nn.functional.cosine_similarity(found[p].flatten(), g.flatten(), 0) > 0.999
+
+
+def test_predictive_coding_needs_a_step_for_each_layer():
+    with pytest.raises(ConfigError, match="algo.steps=1: too few for the label to reach the first of 2 layers"):
+        ready("algo=predictive_coding", "algo.steps=1", *MLP)
+
+
 def test_the_energy_of_predictive_coding_by_hand():
     algorithm, batch = ready("algo=predictive_coding", "algo.beta=0.5", *MLP)
     x, labels = batch.images.flatten(1).numpy(), batch.labels.numpy()

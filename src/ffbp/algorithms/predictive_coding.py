@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.step import Step
 from ffbp.data import Batch
+from ffbp.errors import ConfigError
 from ffbp.models import Stack
 from ffbp.settings import Count, Positive, checked
 
@@ -22,10 +23,13 @@ class PredictiveCoding(Algorithm):
 
     Args:
         stack: what is trained.
-        steps: of the activities, for each step of the weights.
-        rate: of these steps.
+        steps: of the activities, for each step of the weights; the label gets one layer further down with each.
+        rate: of these steps. Where it is large against the squares of the weights, the activities overshoot.
         beta: how strongly the label pulls at the output.
         settings: `optimizer` and `schedule`, see `Algorithm`.
+
+    Raises:
+        ConfigError: if there are fewer steps than layers.
 
     Source: Whittington and Bogacz 2017, Neural Computation 29; Millidge et al. 2022, arXiv:2206.02629.
     """
@@ -34,6 +38,9 @@ class PredictiveCoding(Algorithm):
     def __init__(self, stack: Stack, *, steps: Count, rate: Positive, beta: Positive, **settings: Any) -> None:
         super().__init__(stack, **settings)
         self.steps, self.rate, self.beta = steps, rate, beta
+        if steps < len(stack.blocks):
+            depth = len(stack.blocks)
+            raise ConfigError(f"algo.steps={steps}: too few for the label to reach the first of {depth} layers.")
 
     def step(self, batch: Batch) -> Step:
         with torch.no_grad():
