@@ -58,7 +58,9 @@ def train() -> int:
     for word in changes:
         key, equals, _ = word.partition("=")
         if word.startswith("-") or not equals or not key:
-            raise ConfigError(f"{word}: not together with resume=, which takes trainer.max_epochs=, trust= and debug=.")
+            raise ConfigError(
+                f"{word}: not together with resume=, which takes trainer.max_epochs=, data.path=, trust= and debug=."
+            )
     options = read_options(ResumeOptions, own)
     SIGNALS.listen()
     from ffbp.lifecycle.start import resume_run
@@ -77,6 +79,7 @@ class EvaluateOptions:
     )
     invert: Annotated[bool, "true if they are black on white"] = False
     data_dir: Annotated[str, "where downloadable data sets are; else FFBP_DATA_DIR, or data"] = ""
+    data_path: Annotated[str, "where its images are, if they are your own and no longer where they were"] = ""
     trust: Annotated[list[str], "packages whose classes the run may name, such as [mine]"] = field(default_factory=list)
     debug: Annotated[bool, "true for tracebacks in place of one line"] = False
 
@@ -86,14 +89,18 @@ def evaluate() -> int:
     if asks_for_help(sys.argv[1:]):
         show_options(EvaluateOptions, "Test a finished run again, or ask what its model sees in images of your own.")
         return 0
-    options = read_options(EvaluateOptions, sys.argv[1:])
+    # as `train` calls it
+    words = [
+        f"data_path{word.removeprefix('data.path')}" if word.startswith("data.path=") else word for word in sys.argv[1:]
+    ]
+    options = read_options(EvaluateOptions, words)
     from ffbp.evaluation import read_images, test_metrics
     from ffbp.lifecycle.load import load
 
     model = load(options.run, trust=options.trust)
     if not options.images:
         data_dir = options.data_dir or os.environ.get("FFBP_DATA_DIR", "data")
-        print(json.dumps(test_metrics(model, data_dir), indent=2))
+        print(json.dumps(test_metrics(model, data_dir, Path(options.run), options.data_path), indent=2))
         return 0
     names, images = read_images([Path(name) for name in options.images], model.stack.image_shape, options.invert)
     for name, label in zip(names, model.predict(images).tolist(), strict=True):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -35,6 +35,13 @@ class OwnSettings(BaseModel, extra="allow"):
     seed: Seed
     image_shape: Annotated[list[Count], Field(min_length=3, max_length=3)]
     classes: Count
+    class_names: list[Annotated[str, Field(max_length=300)]] | None = None  # which earlier versions did not keep
+
+    @model_validator(mode="after")
+    def _a_name_each(self) -> "OwnSettings":
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(f"{self.classes} names of classes expected, {len(self.class_names)} found")
+        return self
 
 
 Progress = Annotated[int, Field(ge=0, le=MOST_PROGRESS)]
