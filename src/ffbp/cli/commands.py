@@ -9,7 +9,14 @@ from typing import Annotated, NoReturn
 
 from ffbp.cli.refusals import exit_code_of, quiet_background
 from ffbp.cli.streams import output_problem, secure_streams
-from ffbp.cli.words import asks_for_help, is_debugging, read_options, reject_unusable_words, show_options
+from ffbp.cli.words import (
+    asks_for_help,
+    is_debugging,
+    read_options,
+    reject_unusable_words,
+    show_options,
+    with_quoted_path,
+)
 from ffbp.errors import ConfigError, ResourceError
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
@@ -49,6 +56,7 @@ def train() -> int:
     """Train an algorithm on a model and test it; or a sweep of such runs; or resume one."""
     words = [word.lstrip("+") if word.lstrip("+").startswith("resume=") else word for word in sys.argv[1:]]
     if asks_for_help(words) or not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
+        sys.argv[1:] = map(with_quoted_path, sys.argv[1:])
         reject_unusable_words(sys.argv[1:])
         from ffbp.cli.compose import train_as_composed
 
