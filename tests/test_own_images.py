@@ -109,6 +109,16 @@ def test_train_and_test_folders_classes_by_number_deep_files_and_what_is_left_ou
     assert data.describe().endswith("6 for training, 4 for the test; 7 other files left out")
 
 
+def test_a_class_may_have_any_name(tmp_path):
+    for name in (b"a\xff", b"b\nc", b" ", "ü, [x]: 'y'".encode(), b"con"):
+        for number in range(3):
+            save(tmp_path / os.fsdecode(name) / f"{number}.png", np.zeros((4, 5)))
+    data = folder_data(tmp_path, val_size=0, test_size=5)
+    assert data.class_names == ["' '", "a\\udcff", "b c", "con", "ü, [x]: 'y'"]
+    assert data.describe().isprintable()
+    "".join(data.class_names).encode()  # as a checkpoint has to
+
+
 def test_sizes_and_channels_that_are_asked_for(tmp_path):
     generator = np.random.default_rng(0)
     for name, height, width in (("a", 6, 8), ("b", 10, 4), ("c", 7, 7)):

@@ -157,7 +157,7 @@ def test_a_run_is_resumed_and_tested_from_anywhere_with_the_same_images_only(sha
     for words in ((f"run={folder}",), (f"resume={folder}", "trainer.max_epochs=3")):
         code, said = there(*words, script="train.py" if len(words) > 1 else "evaluate.py")
         assert (code, said.count("\n")) == (4, 1)
-        assert "not from the images that its data.path contains today" in said
+        assert "trained on other images than its data.path contains today" in said
     file.write_bytes(content)
     # another place
     pictures.rename(elsewhere / "moved")
@@ -191,7 +191,7 @@ def test_a_run_without_a_checkpoint_does_not_choose_the_images(stranger, tmp_pat
     private = make_folder(tmp_path / "private", 5, (20, 12), seed=1, classes=3)
     directory.write_settings(chosen | {"data": chosen["data"] | {"path": str(private)}}, [])
     refused = warm(f"resume={directory}", "trainer.max_epochs=2")
-    assert (refused.wait(), "not from the images" in refused.stderr) == (4, True)
+    assert (refused.wait(), "trained on other images" in refused.stderr) == (4, True)
     shutil.rmtree(directory.last.parent)
     directory.rows.unlink()
     directory.metrics.unlink()

@@ -33,7 +33,11 @@ def read_npz(path: Path) -> OwnImages:
         ResourceError: if the arrays do not fit into memory.
     """
     if not path.is_file():
-        kind = "not a file; class folders are read by data=folder" if path.exists() else "no such file"
+        kind = (
+            "not a file; class folders are read by data=folder"
+            if path.exists()
+            else "no such file; give data.path= the file of the arrays"
+        )
         raise DataError(f"data.path={path}: {kind}.")
     try:
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ffbp.data.pictures import SUFFIXES, decode, is_hidden, picture_files
 from ffbp.data.sources import Labelled
-from ffbp.errors import DataError
+from ffbp.errors import DataError, one_line
 from ffbp.memory import require_memory
 
 TRAINING, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
@@ -72,7 +72,9 @@ def read_folder(folder: Path, size: Sequence[int] | None, channels: Literal[1, 3
     test = Labelled(images[count:], labels[count:]) if len(parts) == 2 else None
     others = sum(part.others for part in parts)
     left_out = f"{others} other file{'s' * (others > 1)} left out" if others else ""
-    return OwnImages(training, test, names, digest.hexdigest(), left_out)
+    return OwnImages(
+        training, test, [one_line(name, 100) or repr(name) for name in names], digest.hexdigest(), left_out
+    )
 
 
 def _by_number(name: str) -> tuple[int, str]:
@@ -82,7 +84,11 @@ def _by_number(name: str) -> tuple[int, str]:
 def _parts(folder: Path) -> list[ClassFolders]:
     """The classes of the training and the test folder, or of the folder itself where there are no such folders."""
     if not folder.is_dir():
-        kind = "not a folder; a file of arrays is read by data=npz" if folder.exists() else "no such folder"
+        kind = (
+            "not a folder; a file of arrays is read by data=npz"
+            if folder.exists()
+            else "no such folder; give data.path= the folder of the images"
+        )
         raise DataError(f"data.path={folder}: {kind}.")
     try:
         by_name = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}

@@ -16,7 +16,10 @@ from ffbp.plain_text import read_yaml
 from ffbp.settings import Settings
 
 OWN_IMAGES = re.compile(r"ffbp\.data\.(\w+\.)*(FolderData|NpzData)")
-OTHER_IMAGES = "not from the images that its data.path contains today; name the place of its own with data.path=."
+OTHER_IMAGES = (
+    "trained on other images than its data.path contains today; name the place of its own with data.path=, or start a "
+    "new run."
+)
 
 
 def has_own_images(data: Mapping[str, Any]) -> bool:
