@@ -60,9 +60,8 @@ def read_folder(folder: Path, size: Sequence[int] | None, channels: Literal[1, 3
         raise DataError(f"{folder}: classes in the test folder that the training folder lacks: {', '.join(unknown)}.")
     if len(names) < 2:
         raise DataError(f"{folder}: one class, {names[0]}; at least two expected, each in a folder of its own.")
-    listed = [
-        (k, path) for part in parts for k, name in enumerate(names) for path in part.files.get(name, [])
-    ]  # label and file
+    # label and file
+    listed = [(k, path) for part in parts for k, name in enumerate(names) for path in part.files.get(name, [])]
     digest = hashlib.sha256(repr(names).encode("utf-8", "backslashreplace"))
     images = _read_all([path for _, path in listed], size, channels, digest)
     labels = torch.tensor([k for k, _ in listed])
@@ -72,9 +71,8 @@ def read_folder(folder: Path, size: Sequence[int] | None, channels: Literal[1, 3
     test = Labelled(images[count:], labels[count:]) if len(parts) == 2 else None
     others = sum(part.others for part in parts)
     left_out = f"{others} other file{'s' * (others > 1)} left out" if others else ""
-    return OwnImages(
-        training, test, [one_line(name, 100) or repr(name) for name in names], digest.hexdigest(), left_out
-    )
+    class_names = [one_line(name, 100) or repr(name) for name in names]
+    return OwnImages(training, test, class_names, digest.hexdigest(), left_out)
 
 
 def _by_number(name: str) -> tuple[int, str]:
@@ -84,12 +82,9 @@ def _by_number(name: str) -> tuple[int, str]:
 def _parts(folder: Path) -> list[ClassFolders]:
     """The classes of the training and the test folder, or of the folder itself where there are no such folders."""
     if not folder.is_dir():
-        kind = (
-            "not a folder; a file of arrays is read by data=npz"
-            if folder.exists()
-            else "no such folder; give data.path= the folder of the images"
-        )
-        raise DataError(f"data.path={folder}: {kind}.")
+        if folder.exists():
+            raise DataError(f"data.path={folder}: not a folder; a file of arrays is read by data=npz.")
+        raise DataError(f"data.path={folder}: no such folder; give data.path= the folder of the images.")
     try:
         by_name = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
         roles = [next((by_name[name] for name in names if name in by_name), None) for names in (TRAINING, TEST)]
