@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build
-from ffbp.errors import DataError
+from ffbp.errors import CheckpointError, DataError
+from ffbp.lifecycle.places import OTHER_IMAGES, has_own_images, place_of_images
 from ffbp.lifecycle.trainer import evaluation_trainer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
@@ -22,12 +23,27 @@ MODES = {1: "L", 3: "RGB"}
 MOST_PIXELS = 50_000_000
 
 
-def test_metrics(model: Algorithm, data_dir: str) -> dict[str, float]:
-    """Measure test/loss, test/acc and so on of a loaded model; `data_dir` contains the downloadable data sets."""
+def test_metrics(model: Algorithm, data_dir: str, run: Path, path: str) -> dict[str, float]:
+    """Measure test/loss, test/acc and so on of a loaded model.
+
+    Args:
+        model: what to measure.
+        data_dir: contains the downloadable data sets.
+        run: where the model was loaded from.
+        path: where its images are, if they are one's own; empty for where the run says.
+
+    Raises:
+        CheckpointError: if there are other images than those that the model was trained on.
+        DataError: if the images cannot be read.
+    """
     settings = model.settings["data"]
     if "data_dir" in settings:
         settings = settings | {"data_dir": data_dir}
+    if has_own_images(settings):
+        settings = settings | {"path": path or place_of_images(run)}
     data = build("data", settings, seed=model.settings["seed"])
+    if data.fingerprint != model.settings.get("images_sha256"):
+        raise CheckpointError(f"{run}: {OTHER_IMAGES}")
     [metrics] = evaluation_trainer(next(model.parameters()).dtype).test(model, data, verbose=False)
     return dict(metrics)
 

@@ -39,6 +39,11 @@ class Measured(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def class_names(self) -> list[str]:
+        """What the classes are called, in the order of the logits: as the data set calls them, else by number."""
+        return self.settings.get("class_names") or [str(k) for k in range(self.stack.classes)]
+
     def readouts(self, images: Tensor) -> dict[str, Tensor]:
         """Classify `images` (B, C, H, W) in several ways: names and logits (B, classes); {} if there is only one."""
         return {}

@@ -9,7 +9,14 @@ from typing import Annotated, NoReturn
 
 from ffbp.cli.refusals import exit_code_of, quiet_background
 from ffbp.cli.streams import output_problem, secure_streams
-from ffbp.cli.words import asks_for_help, is_debugging, read_options, reject_unusable_words, show_options
+from ffbp.cli.words import (
+    asks_for_help,
+    is_debugging,
+    read_options,
+    reject_unusable_words,
+    show_options,
+    with_quoted_path,
+)
 from ffbp.errors import ConfigError, ResourceError
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
@@ -49,6 +56,7 @@ def train() -> int:
     """Train an algorithm on a model and test it; or a sweep of such runs; or resume one."""
     words = [word.lstrip("+") if word.lstrip("+").startswith("resume=") else word for word in sys.argv[1:]]
     if asks_for_help(words) or not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
+        sys.argv[1:] = map(with_quoted_path, sys.argv[1:])
         reject_unusable_words(sys.argv[1:])
         from ffbp.cli.compose import train_as_composed
 
@@ -58,7 +66,9 @@ def train() -> int:
     for word in changes:
         key, equals, _ = word.partition("=")
         if word.startswith("-") or not equals or not key:
-            raise ConfigError(f"{word}: not together with resume=, which takes trainer.max_epochs=, trust= and debug=.")
+            raise ConfigError(
+                f"{word}: not together with resume=, which takes trainer.max_epochs=, data.path=, trust= and debug=."
+            )
     options = read_options(ResumeOptions, own)
     SIGNALS.listen()
     from ffbp.lifecycle.start import resume_run
@@ -77,6 +87,7 @@ class EvaluateOptions:
     )
     invert: Annotated[bool, "true if they are black on white"] = False
     data_dir: Annotated[str, "where downloadable data sets are; else FFBP_DATA_DIR, or data"] = ""
+    data_path: Annotated[str, "where its images are, if they are your own and no longer where they were"] = ""
     trust: Annotated[list[str], "packages whose classes the run may name, such as [mine]"] = field(default_factory=list)
     debug: Annotated[bool, "true for tracebacks in place of one line"] = False
 
@@ -86,14 +97,18 @@ def evaluate() -> int:
     if asks_for_help(sys.argv[1:]):
         show_options(EvaluateOptions, "Test a finished run again, or ask what its model sees in images of your own.")
         return 0
-    options = read_options(EvaluateOptions, sys.argv[1:])
+    # as `train` calls it
+    words = [
+        f"data_path{word.removeprefix('data.path')}" if word.startswith("data.path=") else word for word in sys.argv[1:]
+    ]
+    options = read_options(EvaluateOptions, words)
     from ffbp.evaluation import read_images, test_metrics
     from ffbp.lifecycle.load import load
 
     model = load(options.run, trust=options.trust)
     if not options.images:
         data_dir = options.data_dir or os.environ.get("FFBP_DATA_DIR", "data")
-        print(json.dumps(test_metrics(model, data_dir), indent=2))
+        print(json.dumps(test_metrics(model, data_dir, Path(options.run), options.data_path), indent=2))
         return 0
     names, images = read_images([Path(name) for name in options.images], model.stack.image_shape, options.invert)
     for name, label in zip(names, model.predict(images).tolist(), strict=True):

@@ -1,5 +1,6 @@
 """The words of a command line that are ours to read: what follows the first = is taken as it stands."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
@@ -89,6 +90,15 @@ def reject_unusable_words(words: Sequence[str]) -> None:
     for word in found.overrides:
         if not word.strip("+~ ").partition("=")[0]:
             raise ConfigError(f"{word}: write key=value.")
+
+
+def with_quoted_path(word: str) -> str:
+    """A word as Hydra reads it: the place of one's own images in quotes, if something in it is no plain letter."""
+    key, equals, path = word.partition("=")
+    if key != "data.path" or path[:1] in ("'", '"') or re.fullmatch(r"[\w./:+@%\\ ,-]*", path, re.ASCII):
+        return word
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", path)
+    return f"{key}{equals}'{escaped}'"
 
 
 def is_debugging() -> bool:

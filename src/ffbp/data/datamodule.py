@@ -7,14 +7,19 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
+from torchvision import datasets
 
-from ffbp.data import sources
+from ffbp.data import cifar10, sources
 from ffbp.data.batches import Batch, Batches
 from ffbp.data.sources import Labelled
-from ffbp.errors import ConfigError
-from ffbp.settings import Count, Seed, ZeroOrMore, checked
+from ffbp.errors import ConfigError, one_line
+from ffbp.settings import Count, Seed, Share, ZeroOrMore, checked
 
-Source = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
+Source = Literal["mnist", "fashion_mnist", "kmnist", "digits", "cifar10"]
+
+DIGITS = [str(k) for k in range(10)]
+NAMES = {"fashion_mnist": datasets.FashionMNIST.classes, "kmnist": datasets.KMNIST.classes}
+"""The classes that are no digits."""
 
 
 class MemoryData(pl.LightningDataModule):
@@ -27,7 +32,7 @@ class MemoryData(pl.LightningDataModule):
         test: images and labels for the test.
         batch_size: images in a training batch, over all devices together.
         eval_batch_size: images in a validation or test batch; does not affect results.
-        val_size: how many training images are held out for validation; 0 for none.
+        val_size: how many training images are held out for validation, or which share of them; 0 for none.
         split_seed: decides which ones.
         shift: training images are shifted at random by up to this many pixels in each direction.
         seed: determines the order of the images and every batch's random numbers.
@@ -35,6 +40,10 @@ class MemoryData(pl.LightningDataModule):
     Raises:
         ConfigError: if a size does not fit the data set.
     """
+
+    class_names: list[str]  # in the order of the labels
+    fingerprint: str | None = None  # of images whose place may hold others one day
+    left_out = ""  # what was found and not read, in words
 
     @checked
     def __init__(
@@ -44,7 +53,7 @@ class MemoryData(pl.LightningDataModule):
         *,
         batch_size: Count,
         eval_batch_size: Count,
-        val_size: ZeroOrMore,
+        val_size: ZeroOrMore | Share,
         split_seed: Seed,
         shift: ZeroOrMore,
         seed: Seed,
@@ -52,6 +61,7 @@ class MemoryData(pl.LightningDataModule):
         super().__init__()
         self.batch_size, self.eval_batch_size, self.shift, self.seed = batch_size, eval_batch_size, shift, seed
         self.classes = int(max(training.labels.max(), test.labels.max())) + 1
+        self.class_names = [str(k) for k in range(self.classes)]
         self.image_shape = tuple(training.images.shape[1:])  # channels, height, width
         self.train, self.val = hold_out(training, val_size, split_seed)
         self.test = test
@@ -60,6 +70,19 @@ class MemoryData(pl.LightningDataModule):
             raise ConfigError(f"data.batch_size={batch_size}: 1 to {count} expected, the size of the training set.")
         if shift >= side:
             raise ConfigError(f"data.shift={shift}: less than the image's {side} pixels expected.")
+
+    def describe(self) -> str:
+        """One line that says how many images of which kind there are, in which classes, and how they are divided."""
+        parts = {"for training": self.train, "for validation": self.val, "for the test": self.test}
+        counts = {use: len(part.labels) for use, part in parts.items() if part is not None}
+        channels, height, width = self.image_shape
+        kind = {1: "grey", 3: "in colours"}.get(channels, f"with {channels} channels")
+        shown = [one_line(name, 30) for name in self.class_names[:10]] + ["..."] * (self.classes > 10)
+        divided = ", ".join(f"{count:,} {use}" for use, count in counts.items())
+        return (
+            f"{sum(counts.values()):,} images of {height} x {width} pixels, {kind}, in {self.classes} classes "
+            f"({', '.join(shown)}): {divided}{'; ' * bool(self.left_out)}{self.left_out}"
+        )
 
     def train_dataloader(self) -> Batches:
         return self._batches(self.train, self.batch_size, seed=self.seed, shuffle=True, shift=self.shift)
@@ -83,7 +106,7 @@ class MemoryData(pl.LightningDataModule):
 
 
 class ImageData(MemoryData):
-    """The data sets that come with the project: 28x28 grey images in ten classes.
+    """The data sets that come with the project, in ten classes: 28x28 grey images, or CIFAR-10's 32x32 in colours.
 
     Args:
         source: which data set.
@@ -98,28 +121,42 @@ class ImageData(MemoryData):
     @checked
     def __init__(self, *, source: Source, data_dir: str | None, download: bool, **settings: Any) -> None:
         folder = Path(data_dir or "data")
-        if download and source != "digits":
-            sources.download(source, folder)
-        training, test = sources.digits() if source == "digits" else sources.idx_set(source, folder)
+        if source == "cifar10":
+            if download:
+                cifar10.download(folder)
+            training, test, class_names = cifar10.read(folder)
+        else:
+            if download and source != "digits":
+                sources.download(source, folder)
+            training, test = sources.digits() if source == "digits" else sources.idx_set(source, folder)
+            class_names = NAMES.get(source, DIGITS)
         super().__init__(training, test, **settings)
+        self.class_names = class_names
 
 
-def hold_out(training: Labelled, val_size: int, split_seed: int) -> tuple[Labelled, Labelled | None]:
-    """Split training images into those trained on and those held out for validation, stratified by label.
+def hold_out(
+    training: Labelled, size: int | float, split_seed: int, setting: str = "data.val_size"
+) -> tuple[Labelled, Labelled | None]:
+    """Split training images into those trained on and those held out, stratified by label.
 
-    Both parts keep the given order; the second is None if `val_size` is 0. The only image of a class is trained on. A
-    ConfigError if either part would have fewer images than there are classes to divide.
+    Both parts keep the given order; the second is None if `size` is 0. The only image of a class is trained on. A
+    `size` below 1 is a share of the images, of which at least one for each class is held out.
+
+    Raises:
+        ConfigError: if either part would have fewer images than there are classes to divide, naming the `setting`.
     """
-    if val_size == 0:
+    if size == 0:
         return training, None
     images, labels = training
     divisible = np.flatnonzero(labels.bincount()[labels] > 1)
     strata = labels.numpy()[divisible]
     classes = len(np.unique(strata))
     most = len(strata) - classes
-    if not classes <= val_size <= most:
-        raise ConfigError(f"data.val_size={val_size}: 0, or {classes} to {most} expected for this data set.")
-    _, held = train_test_split(divisible, test_size=val_size, stratify=strata, random_state=split_seed)
+    count = size if isinstance(size, int) else max(classes, round(size * len(labels)))
+    if not classes <= count <= most:
+        none = "0, or " if setting == "data.val_size" else ""
+        raise ConfigError(f"{setting}={size}: {none}{classes} to {most} images expected for this data set.")
+    _, held = train_test_split(divisible, test_size=count, stratify=strata, random_state=split_seed)
     held = np.sort(held)
     kept = np.delete(np.arange(len(labels)), held)
     return Labelled(images[kept], labels[kept]), Labelled(images[held], labels[held])

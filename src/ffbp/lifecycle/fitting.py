@@ -35,6 +35,7 @@ class OwnSettings(BaseModel, extra="allow"):
     seed: Seed
     image_shape: Annotated[list[Count], Field(min_length=3, max_length=3)]
     classes: Count
+    class_names: list[Annotated[str, Field(max_length=300)]] | None = None  # which earlier versions did not keep
 
 
 Progress = Annotated[int, Field(ge=0, le=MOST_PROGRESS)]
@@ -77,6 +78,8 @@ def require_fitting_model(path: Path, content: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: its settings cannot be used: {_reason(error)}") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise CheckpointError(f"{path}: contains no weights.")
+    if (names := own.get("class_names")) is not None and len(names) != own["classes"]:
+        raise CheckpointError(f"{path}: {own['classes']} names of classes expected, {len(names)} found.")
     if own["classes"] * math.prod(own["image_shape"]) > MOST_PIXELS:
         raise CheckpointError(f"{path}: refused, {own['classes']} classes of images of shape {own['image_shape']}.")
     if _size((own["algo"], own["model"])) > 1000 + 4 * len(weights):

@@ -13,6 +13,7 @@ from ffbp.errors import CheckpointError
 from ffbp.lifecycle.checkpoint import FORMAT, previous_of, read_checkpoint
 from ffbp.lifecycle.directory import RunDirectory, differences, nearby_runs
 from ffbp.lifecycle.fitting import precision_of, require_fitting_model, require_fitting_states
+from ffbp.lifecycle.places import OTHER_IMAGES
 from ffbp.lifecycle.trust import require_own_files, require_trust
 from ffbp.settings import Settings
 
@@ -98,9 +99,14 @@ def _require_going_on(path: Path, content: dict[str, Any], algorithm: Algorithm,
 
 
 def _require_same_settings(path: Path, content: dict[str, Any], settings: Settings) -> None:
-    """Raise a CheckpointError if a checkpoint has other settings than those given; downloading does not count."""
-    there = {name: content["ffbp"].get(name) for name in settings} | {"format": FORMAT}
-    here = settings | {"format": FORMAT}
+    """Raise a CheckpointError if a checkpoint has other settings than those given.
+
+    Downloading does not count, nor do names of classes, which follow from the images.
+    """
+    here = settings | {"format": FORMAT, "class_names": None}
+    there = {name: content["ffbp"].get(name) for name in settings} | {"format": FORMAT, "class_names": None}
+    if there.get("images_sha256") != here.get("images_sha256"):
+        raise CheckpointError(f"{path}: {OTHER_IMAGES}")
     if "data" in here and isinstance(there["data"], dict):
         there["data"], here["data"] = ({**part["data"], "download": None} for part in (there, here))
     if wrong := differences(there, here):

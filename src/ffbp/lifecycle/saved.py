@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.lifecycle.directory import RunDirectory, nearby_runs
+from ffbp.lifecycle.places import with_whole_path
 from ffbp.lifecycle.trust import require_own_files, require_trust
 from ffbp.lifecycle.upgrades import upgrade_settings
 from ffbp.plain_text import read_yaml
@@ -35,6 +36,7 @@ def keep(config: DictConfig) -> Settings:
     """
     raw, resolved = (OmegaConf.to_container(config, resolve=resolve, enum_to_str=True) for resolve in (False, True))
     kept = _own_settings(_with_lookups(raw, resolved))
+    kept["data"] = with_whole_path(kept["data"])
     for place, part in _parts(kept):
         if problem := _problem(place, part):
             raise ConfigError(f"{'.'.join(map(str, place))}={part!r:.80}: {problem}, which a saved run cannot contain.")

@@ -15,6 +15,7 @@ from rich.syntax import Syntax
 from ffbp.errors import CheckpointError, Interrupted, Refusal
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
+from ffbp.lifecycle.places import has_own_images, require_known_images
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 from ffbp.settings import Settings, check_settings, ended_by_the_clock
@@ -42,13 +43,16 @@ def begin_run(config: DictConfig, directory: RunDirectory) -> None:
 def resume_run(path: Path, changes: Sequence[str], *, trust: Sequence[str] = (), debug: bool = False) -> None:
     """Continue in a run's directory, with the settings it was started with; a CheckpointError if others are asked for.
 
-    `changes` are words of the command line: trainer.max_epochs=<more> and paths.data_dir=<folder> at most.
+    `changes` are words of the command line: trainer.max_epochs=<more>, paths.data_dir=<folder> and data.path=<place>
+    at most.
     """
     directory = RunDirectory(path)
     with directory.locked() if directory.config.exists() else nullcontext():
         settings = settings_of(directory, trust)
         settings["debug"] = debug
         longer = _accept_changes(settings, OmegaConf.from_dotlist(list(changes)))
+        if not any(word.startswith("data.path=") for word in changes):
+            require_known_images(settings, directory)
         continue_run(settings, directory, directory.read_overrides(), longer=longer)
 
 
@@ -157,6 +161,8 @@ def _accept_changes(settings: Settings, wanted: DictConfig) -> bool:
     if "paths" in wanted and "data_dir" in settings["data"]:
         for there in (settings["paths"], settings["data"], after["data"]):
             there["data_dir"] = after["paths"]["data_dir"]
+    if has_own_images(settings["data"]):
+        settings["data"]["path"] = after["data"]["path"]
     wrong = differences(settings, after)
     if not isinstance(most, int) or most < epochs:
         wrong.append(f"trainer.max_epochs is {epochs} there and can only grow")

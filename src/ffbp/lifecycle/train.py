@@ -30,6 +30,7 @@ from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, rep
 from ffbp.lifecycle.conflicts import reject_conflicts, require_compiler
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import checkpoint_to_resume
+from ffbp.lifecycle.places import without_places
 from ffbp.lifecycle.record import LastEpochValidated, RunRecord, write_rows
 from ffbp.lifecycle.trainer import build_trainer, check_limits
 from ffbp.processes import SIGNALS
@@ -101,9 +102,10 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
         data: MemoryData = build("data", settings["data"], seed=settings["seed"])
         algorithm = build_algorithm(settings["algo"], settings["model"], data.image_shape, data.classes)
         # what a checkpoint says of itself: enough to build the model again, and no path of this machine
-        own_data = {name: None if name == "data_dir" else value for name, value in settings["data"].items()}
-        algorithm.settings = {name: settings[name] for name in ("algo", "model", "seed")} | {"data": own_data}
+        algorithm.settings = {name: settings[name] for name in ("algo", "model", "seed")}
+        algorithm.settings |= {"data": without_places(settings["data"]), "images_sha256": data.fingerprint}
         algorithm.settings |= {"format": FORMAT, "image_shape": list(data.image_shape), "classes": data.classes}
+        algorithm.settings |= {"class_names": data.class_names}
         bar = sys.stdout.isatty() if bar is None else bar
         steps, rehearsal = settings["checkpoint"]["every_n_steps"], bool(settings["trainer"]["fast_dev_run"])
         record = RunRecord(directory, every_n_steps=steps, announce=not bar, signals=SIGNALS, rehearsal=rehearsal)

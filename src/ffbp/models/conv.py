@@ -58,7 +58,8 @@ def conv(
             try:
                 affine = LocalConv2d(below, maps, (height, width), kernel_size=size, stride=stride)
             except ValueError as error:
-                raise ConfigError(f"model.kernel_sizes={kernel_sizes}: {error}.") from error
+                advice = "take smaller kernel_sizes or strides"
+                raise ConfigError(f"model.kernel_sizes={kernel_sizes}: {error}; {advice}.") from error
             height, width = affine.grid
         pooling = []
         if pool > 1:

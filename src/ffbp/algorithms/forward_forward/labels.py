@@ -19,6 +19,8 @@ from ffbp.errors import ConfigError
 from ffbp.models import Stack
 
 LabelEmbeddingName = Literal["overlay", "channels", "fourier"]
+MOST_NUMBERS = 2**28
+"""In all patterns together: a gigabyte."""
 
 
 class LabelEmbedding(nn.Module):
@@ -27,7 +29,7 @@ class LabelEmbedding(nn.Module):
     Args:
         patterns: what each class adds to an image, shape (classes, C', H, W), or (0, C, H, W) to show no labels; the
             images' own channels are the first of the C'.
-        covered: how many pixels of the top row are cleared for the label, in the first channel.
+        covered: how many pixels are cleared for the label, row by row from the top, in all channels.
     """
 
     patterns: Tensor
@@ -42,7 +44,7 @@ class LabelEmbedding(nn.Module):
         count, channels = images.shape[:2]
         rows = images.new_zeros(count + len(self.patterns) + 1, *self.patterns.shape[1:])
         rows[:count, :channels] = images
-        rows[:count, 0, 0, : self.covered] = 0
+        rows[:count].flatten(2)[..., : self.covered] = 0
         rows[count:-1] = self.patterns
         return rows
 
@@ -54,27 +56,34 @@ class LabelEmbedding(nn.Module):
 def channels(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:
     """Append a channel for each class: `strength` everywhere for the label, 0 for the others.
 
+    Raises:
+        ValueError: if there are so many classes that the planes are more than `MOST_NUMBERS`.
+
     Source: the usual way to condition a convolutional network, as in Mirza and Osindero 2014 (arXiv:1411.1784).
     """
+    if (numbers := classes * (image_shape[0] + classes) * math.prod(image_shape[1:])) > MOST_NUMBERS:
+        raise ValueError(f"needs {numbers:,} numbers for the planes of {classes} classes; use fourier or overlay")
     planes = torch.zeros(classes, image_shape[0] + classes, *image_shape[1:])
     planes[torch.arange(classes), image_shape[0] + torch.arange(classes)] = strength
     return LabelEmbedding(planes)
 
 
 def overlay(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:
-    """Replace the first pixels of the top row, one for each class: `strength` for the label, 0 for the others.
+    """Replace the first pixels, row by row from the top, one for each class: `strength` for the label, 0 for others.
 
     Raises:
-        ValueError: if a row has fewer pixels than there are classes.
+        ValueError: if no pixel would be left of an image.
 
     Source: Hinton 2022, section 3.3.
     """
     channels, height, width = image_shape
-    if width < classes:
-        raise ValueError(f"needs images at least {classes} pixels wide, these have {width}")
-    patterns = torch.zeros(classes, channels, height, width)
-    patterns[:, 0, 0, :classes] = strength * torch.eye(classes)
-    return LabelEmbedding(patterns, covered=classes)
+    if height * width <= classes:
+        raise ValueError(
+            f"needs images of more than {classes} pixels, one for each class; these are {height} x {width}"
+        )
+    patterns = torch.zeros(classes, channels, height * width)
+    patterns[:, :, :classes] = strength * torch.eye(classes).unsqueeze(1)
+    return LabelEmbedding(patterns.view(classes, channels, height, width), covered=classes)
 
 
 def fourier(image_shape: Sequence[int], classes: int, strength: float = 0.35) -> LabelEmbedding:
@@ -83,9 +92,17 @@ def fourier(image_shape: Sequence[int], classes: int, strength: float = 0.35) ->
     Class c has direction pi c / classes, phase c, and in turn 2.5 or 4.5 waves across the image, so that classes of
     neighbouring directions differ in frequency.
 
+    Raises:
+        ValueError: if two waves would be nearly equal: on less than 8 pixels, or with more than 300 classes.
+
     Source: after Scodellaro et al. 2023 (arXiv:2312.14924), section on spatially extended labels.
     """
     channels, height, width = image_shape
+    if min(height, width) < 8 or classes > 300:
+        raise ValueError(
+            f"needs images of 8 x 8 pixels or more and at most 300 classes, whose waves differ; these are {height} x "
+            f"{width} and {classes}"
+        )
     rows = torch.arange(height).float().unsqueeze(1) / height  # (H, 1)
     columns = torch.arange(width).float() / width  # (W,)
     waves = []
