@@ -46,7 +46,9 @@ class Answers:
         names = [str(k) for k in range(self.classes)]
         words = [[f"{int(count)}" if count else "" for count in row] for row in counts]
         title = f"{title}: {right:.2f} % of {int(counts.sum()):,} right"
-        return heat_map(title, shades.numpy(), words, rows=names, columns=names, heads=("is", "answer"), diagonal=True)
+        return heat_map(
+            title, shades.numpy(), words, rows=names, columns=names, heads=("is", "answered"), diagonal=True
+        )
 
     def mistakes(self, title: str, *, as_goodness: bool) -> Picture | None:
         """Draw the wrong answers that were furthest from the right ones; None if there are none.
@@ -66,7 +68,7 @@ class Answers:
             answer = int(row.argmax())
             captions.append(f"said {answer}: {row[answer]:.3g}\nis {label}: {row[label]:.2g}")
         shown = "goodness" if as_goodness else "probabilities"
-        return tiles(f"{title}, with their {shown}", shown_colors(images[order]), captions, columns=8, side=84)
+        return tiles(f"{title}, with their {shown}", shown_colors(images[order]), captions, columns=8)
 
 
 def shown_colors(images: Tensor) -> Tensor:

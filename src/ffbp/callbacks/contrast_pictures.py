@@ -9,12 +9,13 @@ from torch.nn.functional import interpolate, one_hot
 
 from ffbp.algorithms import ForwardForward
 from ffbp.callbacks.answers import shown_colors
-from ffbp.callbacks.drawing import Picture, Spread, heat_map, tiles
-from ffbp.callbacks.layers import goodness_of_both, goodness_of_labels
-from ffbp.data import Batch
+from ffbp.callbacks.drawing import Picture, Spread, heat_map, spreads_picture, tiles
+from ffbp.callbacks.layers import goodness_of_both, goodness_of_labels, threshold_of
+from ffbp.data import Batch, Labelled
 
 SHOWN = 8  # images
-BINS = 48  # of a histogram
+PROBED = 1000  # images of which a layer's goodness is drawn
+BINS = 36  # of a histogram
 
 
 class Examples:
@@ -44,9 +45,10 @@ class Examples:
         weights = [one_hot(labels, classes).to(images), one_hot(false[0, :SHOWN], classes).to(images)]
         weights.append(torch.full_like(weights[0], 1 / classes))
         shown = torch.cat([algorithm.embedding(images[:SHOWN], weight) for weight in weights])
-        captions = [f"a {label} as {label}" for label in labels.tolist()]
+        captions = [f"{label} as {label}" for label in labels.tolist()]
         pairs = zip(labels.tolist(), false[0].tolist(), strict=False)
-        captions += [f"a {label} as {wrong}" for label, wrong in pairs] + ["no answer"] * columns
+        captions += [f"{label} as {wrong}" for label, wrong in pairs]
+        captions += [f"{label} as all" for label in labels.tolist()]
         more = f", each image with {len(false)} of them" if len(false) > 1 else ""
         title = f"True labels are positives, false ones negatives ({kind}{more})"
         rows = ("positive", "negative", "neutral")
@@ -70,12 +72,36 @@ def labelled_colors(shown: Tensor, channels: int) -> Tensor:
     return torch.cat([images.float(), below], 2)
 
 
-def add_spreads(earlier: list[list[Spread]], algorithm: ForwardForward, batch: Batch, epoch: int) -> list[list[Spread]]:
+def add_spreads(
+    earlier: list[list[Spread]], algorithm: ForwardForward, part: Labelled, epoch: int
+) -> list[list[Spread]]:
     """The histograms of each layer's goodness in earlier epochs, and after them those of today."""
-    today = [spread(epoch, *both) for both in goodness_of_both(algorithm, batch)]
+    both = enumerate(goodness_of_both(algorithm, part, PROBED))
+    today = [
+        spread(epoch, *_judged(positive, negative, threshold_of(algorithm, k))) for k, (positive, negative) in both
+    ]
     if len(earlier) != len(today):
         earlier = [[] for _ in today]
     return [[*(row for row in rows if row.epoch < epoch), added] for rows, added in zip(earlier, today, strict=True)]
+
+
+def spreads_of_layer(algorithm: ForwardForward, k: int, spreads: list[Spread]) -> Picture:
+    """Draw how goodness was distributed over the epochs in layer k: the first epoch, and at most eleven others."""
+    threshold = threshold_of(algorithm, k)
+    names = ("the margin objective compares them image by image", "goodness, less the mean of the image's own")
+    if threshold is not None:
+        names = (f"threshold {threshold:.4g}", "goodness")
+    title = f"Layer {k}: goodness of training images"
+    return spreads_picture(title, [*spreads[:1], *spreads[1:][-11:]], threshold or 0.0, names)
+
+
+def _judged(positive: Tensor, negative: Tensor, threshold: float | None) -> tuple[Tensor, Tensor]:
+    """Goodness as the objective judges it: as it is, or without a threshold, less the mean of positive and negative.
+
+    `positive` has shape (P,), `negative` (N, P): the margin objective compares an image's negatives with its positive.
+    """
+    even = 0.0 if threshold is not None else (positive + negative.mean(0)) / 2
+    return positive - even, (negative - even).flatten()
 
 
 def spread(epoch: int, positive: Tensor, negative: Tensor) -> Spread:
@@ -91,10 +117,9 @@ def labels_picture(algorithm: ForwardForward, batch: Batch, epoch: int) -> Pictu
     """Draw the goodness of a batch's first image under every label in every layer; a row's shades are its own."""
     goodness = goodness_of_labels(algorithm, batch.images).double().nan_to_num()  # (layers, classes)
     rows = [f"layer {k}" for k in range(len(goodness))]
-    if len(goodness) > 1:
-        chosen = algorithm.readout_layers
+    if len(chosen := algorithm.readout_layers) > 1:
         goodness = torch.cat([goodness, goodness[chosen].sum(0, keepdim=True)])
-        rows.append("sum" if len(chosen) == len(rows) else f"sum of {', '.join(map(str, chosen))}")
+        rows.append(f"sum of {', '.join(map(str, chosen))}")
     low, high = goodness.amin(1, keepdim=True), goodness.amax(1, keepdim=True)
     shades = (goodness - low) / (high - low).clamp_min(1e-12)
     label = int(batch.labels[0])

@@ -21,7 +21,7 @@ MARGIN = 14  # pixels around a picture
 
 
 class Spread(NamedTuple):
-    """How the goodness of a layer is distributed after an epoch."""
+    """How the goodness of a layer is distributed after an epoch; histograms over the same bins."""
 
     epoch: int  # 0: before the training
     low: float  # of the first bin
@@ -36,18 +36,20 @@ def font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def spreads_picture(title: str, rows: Sequence[Spread], threshold: float | None) -> Picture:
+def spreads_picture(title: str, rows: Sequence[Spread], threshold: float, names: tuple[str, str]) -> Picture:
     """Draw the histograms of positive and negative goodness, an epoch below the other, on one axis.
 
     Args:
         title: what layer it is.
         rows: first to last.
-        threshold: a line in all rows; None where the layer has none.
+        threshold: a line in all rows.
+        names: of the threshold, and of the axis.
     """
     left, top, height, width = 86, 62, 58, 540  # height and width of a row
-    reach = max(max(_reach(row) for row in rows), threshold or 0.0, 1e-9) * 1.06
+    start, end = _ends(rows, threshold)
+    scale = width / (end - start)  # pixels for a goodness of 1
     canvas = np.full((top + height * len(rows) + 44, left + width + MARGIN, 3), 255.0)
-    places = (np.arange(width) + 0.5) / width * reach  # the goodness of each column of pixels
+    places = start + (np.arange(width) + 0.5) / scale  # the goodness of each column of pixels
     for number, row in enumerate(rows):
         base = top + height * (number + 1)
         canvas[base, left:] = LINE
@@ -63,43 +65,46 @@ def spreads_picture(title: str, rows: Sequence[Spread], threshold: float | None)
             inside = np.clip(curve / tallest * (height - 8) - above + 0.5, 0, 1)[..., None] * 0.62
             part = canvas[base - (height - 6) : base, left : left + width]
             part[:] = part * (1 - inside) + np.asarray(color) * inside
-    if threshold is not None:
-        column = left + round(threshold / reach * width)
-        canvas[top - 4 : -40, column - 1 : column + 1] = INK
+    column = left + round((threshold - start) * scale)
+    canvas[top - 4 : -40, column - 1 : column + 1] = INK
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, 10), title, fill=INK, font=font(16))
-    words = [("positive", BLUE), ("negative", ORANGE)]
-    words += [(f"threshold {threshold:.4g}", INK)] if threshold is not None else [("no threshold: margin", FAINT)]
     x = MARGIN
-    for word, color in words:
+    for word, color in (("positive", BLUE), ("negative", ORANGE), (names[0], INK)):
         draw.rectangle((x, 39, x + 10, 49), fill=color)
         draw.text((x + 16, 44), word, fill=INK, font=font(13), anchor="lm")
         x += 34 + round(draw.textlength(word, font=font(13)))
     for number, row in enumerate(rows):
         name = f"epoch {row.epoch}" if row.epoch else "untrained"
         draw.text((left - 10, top + height * (number + 1) - 10), name, fill=INK, font=font(13), anchor="rs")
-    ticks, bottom = _ticks(reach), top + height * len(rows)
-    for tick in ticks:
-        x = left + round(tick / reach * width)
+    bottom = top + height * len(rows)
+    for tick in _ticks(start, end):
+        x = left + round((tick - start) * scale)
         draw.line((x, bottom, x, bottom + 4), fill=FAINT)
         draw.text((x, bottom + 7), f"{tick:g}", fill=FAINT, font=font(12), anchor="mt")
-    draw.text((left + width, bottom + 24), "goodness", fill=FAINT, font=font(12), anchor="rt")
+    draw.text((left + width, bottom + 24), names[1], fill=FAINT, font=font(12), anchor="rt")
     return np.asarray(picture)
 
 
-def _reach(row: Spread) -> float:
-    """Below which goodness 99.5 % of both sides lie."""
-    shares = np.asarray([row.positive, row.negative])  # (2, bins)
-    inside = (np.cumsum(shares, 1) < 0.995 * shares.sum(1, keepdims=True)).sum(1).max() + 1
-    return row.low + (row.high - row.low) * min(inside / shares.shape[1], 1.0)
+def _ends(rows: Sequence[Spread], threshold: float) -> tuple[float, float]:
+    """Where the axis begins, at 0 or below, and ends: it shows the threshold, and nearly all of every row."""
+    lowest, highest = min(0.0, threshold), max(threshold, 1e-9)
+    for row in rows:
+        shares = np.asarray([row.positive, row.negative])  # (2, bins)
+        seen = np.cumsum(shares, 1) / shares.sum(1, keepdims=True)
+        first, last = int((seen < 0.005).sum(1).min()), int((seen < 0.995).sum(1).max()) + 1
+        bins = np.linspace(row.low, row.high, shares.shape[1] + 1)
+        lowest, highest = min(lowest, float(bins[first])), max(highest, float(bins[min(last, shares.shape[1])]))
+    return lowest * 1.06, highest * 1.06
 
 
-def _ticks(reach: float) -> NDArray[np.float64]:
-    """About five round numbers from 0 to `reach`."""
-    unit = 10 ** np.floor(np.log10(reach / 5))
-    step = next(step for step in (unit, 2 * unit, 5 * unit, 10 * unit) if reach / step <= 7)
-    return np.arange(0, reach, step)
+def _ticks(start: float, end: float) -> NDArray[np.float64]:
+    """About five round numbers, 0 among them."""
+    unit = 10 ** np.floor(np.log10((end - start) / 5))
+    step = next(step for step in (unit, 2 * unit, 5 * unit, 10 * unit) if (end - start) / step <= 7)
+    ticks: NDArray[np.float64] = np.arange(np.ceil(start / step), np.floor(end / step) + 1) * step
+    return ticks
 
 
 def tiles(
@@ -113,11 +118,11 @@ def tiles(
         captions: one for each image, of one or two lines.
         columns: images in a line.
         rows: a name for each line of images, to its left.
-        side: width of an image, in pixels.
     """
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
     left = MARGIN + max([0, *(round(font(13).getlength(name)) + 12 for name in rows)])
-    tall = round(side * images.shape[2] / images.shape[3])
+    times = max(1, round(84 / images.shape[3]))  # a whole number, so that all pixels are of a size
+    tall, side = times * images.shape[2], times * images.shape[3]
     across, down = side + 10, tall + 12 + 15 * lines
     height = 44 + down * -(-len(images) // columns) + 4
     width = max(left + across * columns + MARGIN, 2 * MARGIN + round(font(16).getlength(title)))
@@ -176,7 +181,7 @@ def heat_map(
     picture = Image.new("RGB", size, WHITE)
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, 10), title, fill=INK, font=font(16))
-    draw.text((left, 40), f"{heads[1]} \N{RIGHTWARDS ARROW}", fill=FAINT, font=font(12))
+    draw.text((left, 40), heads[1], fill=FAINT, font=font(12))
     draw.text((left - 10, top - 6), heads[0], fill=FAINT, font=font(12), anchor="rs")
     if image is not None:
         picture.paste(Image.fromarray(as_pixels(image)[0]).resize((100, 100), Image.Resampling.NEAREST), (MARGIN, top))
@@ -203,4 +208,5 @@ def heat_map(
 def enlarged(grid: Tensor) -> Picture:
     """A grid (3, height, width) of small pictures, floats in [0, 1], enlarged by a whole number to about 600 pixels."""
     times = max(1, min(8, 600 // grid.shape[2]))
-    return as_pixels(grid.unsqueeze(0))[0].repeat(times, 0).repeat(times, 1)
+    pixels: Picture = as_pixels(grid.unsqueeze(0))[0]
+    return pixels.repeat(times, 0).repeat(times, 1)

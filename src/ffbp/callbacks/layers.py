@@ -16,7 +16,8 @@ from ffbp.data import Batch
 from ffbp.data.draws import Draws
 from ffbp.data.sources import Labelled
 
-CHUNK = 500  # images that are looked at together
+CHUNK = 500  # images of which activities are kept at a time
+BATCH = 100  # images that are shown together, as in a training
 MOST_FEATURES = 1024  # of maps, which are pooled; dense layers keep all
 RIDGE = 1e-3  # of the mean square of a feature
 
@@ -31,7 +32,7 @@ def looking(trainer: pl.Trainer, algorithm: Algorithm) -> Iterator[None]:
         with (
             torch.no_grad(),
             trainer.precision_plugin.val_step_context(),
-            torch.compiler.set_stance("force_eager") if compiled else nullcontext(),  # type: ignore[no-untyped-call]
+            torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
         ):
             yield
     finally:
@@ -39,24 +40,34 @@ def looking(trainer: pl.Trainer, algorithm: Algorithm) -> Iterator[None]:
             module.training = before
 
 
-def a_batch(algorithm: Algorithm, part: Labelled, count: int) -> Batch:
-    """The first `count` images of a part of the data, as a network takes them, with draws that are always the same."""
-    weight = next(algorithm.parameters())
-    images, labels = (tensor[:count].to(weight.device) for tensor in part)
-    draws = Draws((0, 0, 0), len(labels), slice(0, len(labels)), weight.device)
+def a_batch(algorithm: Algorithm, part: Labelled, first: int, count: int) -> Batch:
+    """Images of a part of the data, as a network takes them, with random numbers that are always the same."""
+    weight, rows = next(algorithm.parameters()), slice(first, first + count)
+    images, labels = (tensor[rows].to(weight.device) for tensor in part)
+    draws = Draws((0, 0, first), len(labels), slice(0, len(labels)), weight.device)
     return Batch(images.to(weight.dtype) / 255, labels, draws)
 
 
-def goodness_of_both(algorithm: ForwardForward, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each layer's goodness, as its loss judges it, of positives (P,) and of negatives (N,) of a batch."""
+def goodness_of_both(algorithm: ForwardForward, part: Labelled, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Each layer's goodness, as its loss judges it, of positives, (P,), and of their N negatives, (N, P).
+
+    P is the number of images, the first `count` of a part of the data, or of images and positions.
+    """
+    count = min(count, len(part.labels))
+    batches = [a_batch(algorithm, part, first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
+    of_batches = [list(_goodness_of_both(algorithm, batch)) for batch in batches]
+    both = [torch.cat(layer, 1) for layer in zip(*of_batches, strict=True)]  # each (1 + N, P)
+    return [(goodness[0], goodness[1:]) for goodness in both]
+
+
+def _goodness_of_both(algorithm: ForwardForward, batch: Batch) -> Iterator[Tensor]:
     passes, count = algorithm.passes, len(batch.labels)
     products = passes.first(batch.images)
     logits = algorithm.head(passes.features(products, algorithm.readout_layers))  # (B, classes)
     both = algorithm.contrast(batch, products, logits, passes)  # ((1 + N) * B, ...)
     for loss, activity in zip(algorithm.layer_losses, passes.activities(both), strict=True):
         goodness = loss.goodness(positions(activity) if loss.per_position else activity)
-        goodness = goodness.view(len(activity) // count, -1)
-        yield goodness[0].float(), goodness[1:].flatten().float()
+        yield goodness.view(len(activity) // count, -1).float()  # (1 + N, B), or images and positions
 
 
 def threshold_of(algorithm: ForwardForward, layer: int) -> float | None:
@@ -98,10 +109,10 @@ def readout_accuracies(algorithm: Algorithm, training: Labelled, validation: Lab
     The read-outs are solved for by ridge regression on `count` training images, and measured on at most half as many
     validation images. Nothing is trained, so that it can be asked of any rule at any time.
     """
-    fitted, measured = a_batch(algorithm, training, count), a_batch(algorithm, validation, count // 2)
+    fitted, measured = a_batch(algorithm, training, 0, count), a_batch(algorithm, validation, 0, count // 2)
     sides = []
     for batch in (fitted, measured):
-        chunks = [features(algorithm, chunk) for chunk in batch.images.split(CHUNK)]
+        chunks = [features(algorithm, chunk) for chunk in torch.split(batch.images, CHUNK)]
         sides.append([torch.cat(layer) for layer in zip(*chunks, strict=True)])  # each (B, features)
     targets = one_hot(fitted.labels, algorithm.stack.classes).float()
     return [
@@ -118,4 +129,5 @@ def ridge_logits(x: Tensor, targets: Tensor, other: Tensor) -> Tensor:
         gram = x.T @ x  # (D, D)
         gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-6)
         weights, _ = torch.linalg.solve_ex(gram, x.T @ (targets - bias))  # (D, classes)
-        return (other - mean) @ weights + bias
+        answers: Tensor = (other - mean) @ weights + bias
+        return answers

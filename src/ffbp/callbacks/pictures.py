@@ -12,9 +12,9 @@ from torchvision.utils import make_grid
 from ffbp.algorithms import Algorithm, ForwardForward
 from ffbp.callbacks.answers import Answers
 from ffbp.callbacks.charts import READOUT, Layout, layout
-from ffbp.callbacks.contrast_pictures import Examples, add_spreads, labels_picture
-from ffbp.callbacks.drawing import Picture, Spread, enlarged, spreads_picture
-from ffbp.callbacks.layers import a_batch, looking, readout_accuracies, threshold_of
+from ffbp.callbacks.contrast_pictures import Examples, add_spreads, labels_picture, spreads_of_layer
+from ffbp.callbacks.drawing import Picture, Spread, enlarged
+from ffbp.callbacks.layers import a_batch, looking, readout_accuracies
 from ffbp.data import Batch, MemoryData
 from ffbp.errors import CheckpointError
 from ffbp.lifecycle.record import off_the_clock
@@ -22,7 +22,6 @@ from ffbp.models import Block
 from ffbp.models.local_layer import LocalConv2d
 from ffbp.settings import Count, checked
 
-PROBED = 500  # training images whose goodness is drawn
 READ_OUT = 4000  # training images to which read-outs are fitted
 UNITS = 64  # whose weights are drawn
 
@@ -135,16 +134,14 @@ class Pictures(pl.Callback):
         _write(trainer, "weights/first_layer", weights)
         with looking(trainer, algorithm):
             if isinstance(algorithm, ForwardForward):
-                batch = a_batch(algorithm, data.train, PROBED)
-                rows = add_spreads(self.spreads, algorithm, batch, epoch)
+                rows = add_spreads(self.spreads, algorithm, data.train, epoch)
                 if _is_milestone(epoch):
                     self.spreads = rows
                 for k, spreads in enumerate(rows):
-                    title = f"Layer {k}: goodness of {len(batch.labels)} training images"
-                    shown = spreads_picture(title, [*spreads[:1], *spreads[1:][-11:]], threshold_of(algorithm, k))
-                    _write(trainer, f"ff/layer_{k}/goodness", shown)
+                    _write(trainer, f"ff/layer_{k}/goodness", spreads_of_layer(algorithm, k, spreads))
                 if algorithm.contrast.shows_labels:
-                    _write(trainer, "ff/goodness_of_labels", labels_picture(algorithm, batch, epoch))
+                    one = a_batch(algorithm, data.train, 0, 1)
+                    _write(trainer, "ff/goodness_of_labels", labels_picture(algorithm, one, epoch))
             if data.val is not None and trainer.limit_val_batches:
                 accuracies = readout_accuracies(algorithm, data.train, data.val, READ_OUT)
                 for k, accuracy in enumerate(accuracies):

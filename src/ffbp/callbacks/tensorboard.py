@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 METRICS = ("test/acc", "val/acc")
 """What TensorBoard's table of hyperparameters shows of a run."""
@@ -55,7 +55,7 @@ class TensorBoard(TensorBoardLogger):
         """What TensorBoard's table is made of: its columns, this run's values, and that the run has ended well."""
         from torch.utils.tensorboard.summary import hparams
 
-        return hparams(flat(self.hparams), dict.fromkeys(METRICS, 0.0))  # type: ignore[no-any-return, no-untyped-call]
+        return hparams(flat(dict(self.hparams)), dict.fromkeys(METRICS, 0.0))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def flat(params: Mapping[str, Any], above: str = "") -> dict[str, bool | float | str]:
