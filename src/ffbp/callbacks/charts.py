@@ -14,27 +14,29 @@ def layout(names: Iterable[str]) -> Layout:
     Accuracies stand together, and losses; so do the positive and negative goodness of each layer; of all else that is
     measured layer by layer, all layers.
     """
-    names = sorted(names, key=_in_order)
-    charts: dict[str, dict[str, list[str]]] = {"Accuracy and loss": {}, "Goodness": {}, "Layers": {}}
-    for name in names:
+    groups: dict[str, dict[str, list[str]]] = {"Accuracy and loss": {}, "Goodness": {}, "Layers": {}}
+    for name in sorted(names, key=_in_order):
         layer = re.fullmatch(r"(\w+)/layer_(\d+)(?:/(\w+))?", name)
-        if layer and (layer[1], layer[3]) in (("ff", "goodness_pos"), ("ff", "goodness_neg")):
+        # a chart is the same whatever run asks for it, so that TensorBoard draws all runs in it
+        if layer and layer[1] == "ff" and (layer[3] or "").startswith("goodness_"):
             title = f"layer {layer[2]}: goodness of positives and negatives"
-            charts["Goodness"].setdefault(title, []).append(name)
+            groups["Goodness"][title] = [f"^ff/layer_{layer[2]}/goodness_{side}$" for side in ("pos", "neg")]
         elif layer and layer[1] == "readout":
-            charts["Layers"].setdefault("accuracy of a linear read-out of each layer", []).append(name)
+            groups["Layers"]["accuracy of a linear read-out of each layer"] = [r"^readout/layer_\d+/acc$"]
         elif layer:
-            charts["Layers"].setdefault(f"{layer[3] or layer[1]} of each layer ({layer[1]})", []).append(name)
-        elif name in ("train/acc", "val/acc"):
-            charts["Accuracy and loss"].setdefault("accuracy in training and validation", []).append(name)
+            rest = f"/{layer[3]}" if layer[3] else ""
+            title = f"{layer[3] or layer[1]} of each layer ({layer[1]})"
+            groups["Layers"][title] = [rf"^{layer[1]}/layer_\d+{rest}$"]
+        elif what := re.fullmatch(r"(?:train|val)/(acc|loss)", name):
+            word = {"acc": "accuracy", "loss": "loss"}[what[1]]
+            title = f"{word} in training and validation"
+            groups["Accuracy and loss"][title] = [f"^train/{what[1]}$", f"^val/{what[1]}$"]
         elif name.startswith("val/acc_"):
-            charts["Accuracy and loss"].setdefault("validation accuracy of each read-out", []).append(name)
-        elif name in ("train/loss", "val/loss"):
-            charts["Accuracy and loss"].setdefault("loss in training and validation", []).append(name)
+            groups["Accuracy and loss"]["validation accuracy of each read-out"] = [r"^val/acc_\w+$"]
     return {
-        group: {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in found.items()}
-        for group, found in charts.items()
-        if found
+        group: {title: ["Multiline", tags] for title, tags in charts.items()}
+        for group, charts in groups.items()
+        if charts
     }
 
 

@@ -88,7 +88,10 @@ def add_spreads(
 def spreads_of_layer(algorithm: ForwardForward, k: int, spreads: list[Spread]) -> Picture:
     """Draw how goodness was distributed over the epochs in layer k: the first epoch, and at most eleven others."""
     threshold = threshold_of(algorithm, k)
-    names = ("the margin objective compares them image by image", "goodness, less the mean of the image's positive and negatives")
+    names = (
+        "the margin objective compares them image by image",
+        "goodness, less the mean of the image's positive and negatives",
+    )
     if threshold is not None:
         names = (f"threshold {threshold:.4g}", "goodness")
     title = f"Layer {k}: goodness of training images"

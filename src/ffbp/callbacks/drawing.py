@@ -50,10 +50,13 @@ def spreads_picture(title: str, rows: Sequence[Spread], threshold: float, names:
     scale = width / (end - start)  # pixels for a goodness of 1
     canvas = np.full((top + height * len(rows) + 44, left + width + MARGIN, 3), 255.0)
     places = start + (np.arange(width) + 0.5) / scale  # the goodness of each column of pixels
+    column = left + round((threshold - start) * scale)
+    canvas[top - 4 : -40, column - 1 : column + 1] = INK
     for number, row in enumerate(rows):
         base = top + height * (number + 1)
         canvas[base, left:] = LINE
-        bins = np.linspace(row.low, row.high, len(row.positive) + 1)
+        middle, half = (row.high + row.low) / 2, max((row.high - row.low) / 2, 3 / scale)  # wide enough to be seen
+        bins = np.linspace(middle - half, middle + half, len(row.positive) + 1)
         middles = (bins[1:] + bins[:-1]) / 2
         curves = [
             np.interp(places, middles, share, left=0.0, right=0.0)
@@ -65,8 +68,6 @@ def spreads_picture(title: str, rows: Sequence[Spread], threshold: float, names:
             inside = np.clip(curve / tallest * (height - 8) - above + 0.5, 0, 1)[..., None] * 0.62
             part = canvas[base - (height - 6) : base, left : left + width]
             part[:] = part * (1 - inside) + np.asarray(color) * inside
-    column = left + round((threshold - start) * scale)
-    canvas[top - 4 : -40, column - 1 : column + 1] = INK
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, 10), title, fill=INK, font=font(16))
