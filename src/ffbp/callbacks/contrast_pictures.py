@@ -14,7 +14,6 @@ from ffbp.callbacks.layers import goodness_of_both, goodness_of_labels, threshol
 from ffbp.data import Batch, Labelled
 
 SHOWN = 8  # images
-PROBED = 1000  # images of which a layer's goodness is drawn
 BINS = 36  # of a histogram
 
 
@@ -73,10 +72,10 @@ def labelled_colors(shown: Tensor, channels: int) -> Tensor:
 
 
 def add_spreads(
-    earlier: list[list[Spread]], algorithm: ForwardForward, part: Labelled, epoch: int
+    earlier: list[list[Spread]], algorithm: ForwardForward, part: Labelled, images: int, epoch: int
 ) -> list[list[Spread]]:
-    """The histograms of each layer's goodness in earlier epochs, and after them those of today."""
-    both = enumerate(goodness_of_both(algorithm, part, PROBED))
+    """The histograms of each layer's goodness in earlier epochs, and after them those of the first `images` today."""
+    both = enumerate(goodness_of_both(algorithm, part, images))
     today = [
         spread(epoch, *_judged(positive, negative, threshold_of(algorithm, k))) for k, (positive, negative) in both
     ]

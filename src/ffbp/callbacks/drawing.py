@@ -3,6 +3,7 @@
 Every function returns an image as an array of shape (height, width, 3), uint8.
 """
 
+import io
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -186,17 +187,18 @@ def heat_map(
     draw.text((left - 10, top - 6), heads[0], fill=FAINT, font=font(12), anchor="rs")
     if image is not None:
         picture.paste(Image.fromarray(as_pixels(image)[0]).resize((100, 100), Image.Resampling.NEAREST), (MARGIN, top))
+    shades = np.clip(shares, 0, 1) ** 0.6  # small ones can be told from none
+    red = diagonal & ~np.eye(*shades.shape, dtype=bool)
+    inks = np.where(red[..., None], RED, BLUE)
+    fills = (255 - shades[..., None] * (255 - inks)).astype(int).tolist()  # (rows, columns, 3)
     for i, row in enumerate(rows):
         if count <= 20:
             draw.text((left - 10, top + cell_h * (i + 0.5)), row, fill=INK, font=font(13), anchor="rm")
         for j in range(len(columns)):
-            color = np.asarray(RED if diagonal and i != j else BLUE)
-            share = float(np.clip(shares[i, j], 0, 1)) ** 0.6  # small ones can be told from none
-            fill = tuple(int(255 - share * (255 - part)) for part in color)
             x, y = left + cell_w * j, top + cell_h * i
-            draw.rectangle((x, y, x + cell_w - 2, y + cell_h - 2), fill=fill)
-            if count <= 20:
-                ink = WHITE if share > 0.62 else INK
+            draw.rectangle((x, y, x + cell_w - 2, y + cell_h - 2), fill=tuple(fills[i][j]))
+            if count <= 20 and words[i][j]:
+                ink = WHITE if shades[i, j] > 0.62 else INK
                 draw.text((x + cell_w / 2 - 1, y + cell_h / 2 - 1), words[i][j], fill=ink, font=font(12), anchor="mm")
     for j, column in enumerate(columns if count <= 20 else ()):
         draw.text((left + cell_w * (j + 0.5), top - 6), column, fill=INK, font=font(13), anchor="ms")
@@ -204,6 +206,14 @@ def heat_map(
         x = left + cell_w * marked
         draw.rectangle((x - 2, top - 2, x + cell_w - 1, top + cell_h * len(rows) - 1), outline=INK, width=2)
     return np.asarray(picture)
+
+
+def as_png(picture: Picture) -> bytes:
+    """Compress quickly; a picture that is grey takes one channel."""
+    grey = bool((picture[..., 0] == picture[..., 1]).all() and (picture[..., 0] == picture[..., 2]).all())
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0] if grey else picture).save(file, "PNG", compress_level=2)
+    return file.getvalue()
 
 
 def enlarged(grid: Tensor) -> Picture:

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import Field, StrictBool, TypeAdapter, ValidationError
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -13,7 +14,7 @@ from ffbp.algorithms import Algorithm, ForwardForward
 from ffbp.callbacks.answers import Answers
 from ffbp.callbacks.charts import READOUT, Layout, layout
 from ffbp.callbacks.contrast_pictures import Examples, add_spreads, labels_picture, spreads_of_layer
-from ffbp.callbacks.drawing import Picture, Spread, enlarged
+from ffbp.callbacks.drawing import Picture, Spread, as_png, enlarged
 from ffbp.callbacks.layers import a_batch, looking, readout_accuracies
 from ffbp.data import Batch, MemoryData
 from ffbp.errors import CheckpointError
@@ -22,7 +23,9 @@ from ffbp.models import Block
 from ffbp.models.local_layer import LocalConv2d
 from ffbp.settings import Count, checked
 
-READ_OUT = 4000  # training images to which read-outs are fitted
+PROBED = 1000  # training images at most whose goodness is drawn
+READ_OUT = 4000  # training images at most to which read-outs are fitted
+SHARE = 5  # one in so many of the training images, if that is less: short trainings stay quick
 UNITS = 64  # whose weights are drawn
 
 KEPT: TypeAdapter[list[list[Spread]]] = TypeAdapter(
@@ -129,12 +132,12 @@ class Pictures(pl.Callback):
             return
         self.drawn = epoch
         data = cast(MemoryData, trainer.datamodule)  # type: ignore[attr-defined]
-        stack = algorithm.stack
+        stack, seen = algorithm.stack, max(2, len(data.train.labels) // SHARE)
         weights = enlarged(first_layer_picture(stack.blocks[0], stack.image_shape, UNITS))
         _write(trainer, "weights/first_layer", weights)
         with looking(trainer, algorithm):
             if isinstance(algorithm, ForwardForward):
-                rows = add_spreads(self.spreads, algorithm, data.train, epoch)
+                rows = add_spreads(self.spreads, algorithm, data.train, min(PROBED, seen), epoch)
                 if _is_milestone(epoch):
                     self.spreads = rows
                 for k, spreads in enumerate(rows):
@@ -143,7 +146,7 @@ class Pictures(pl.Callback):
                     one = a_batch(algorithm, data.train, 0, 1)
                     _write(trainer, "ff/goodness_of_labels", labels_picture(algorithm, one, epoch))
             if data.val is not None and trainer.limit_val_batches:
-                accuracies = readout_accuracies(algorithm, data.train, data.val, READ_OUT)
+                accuracies = readout_accuracies(algorithm, data.train, data.val, min(READ_OUT, seen))
                 for k, accuracy in enumerate(accuracies):
                     for writer in _writers(trainer):
                         writer.add_scalar(READOUT.format(k), accuracy, trainer.global_step)
@@ -185,8 +188,12 @@ def _writers(trainer: pl.Trainer) -> list[Any]:
 
 
 def _write(trainer: pl.Trainer, tag: str, picture: Picture | None, step: int | None = None) -> None:
-    for writer in _writers(trainer) if picture is not None else ():
-        writer.add_image(tag, picture, trainer.global_step if step is None else step, dataformats="HWC")
+    if picture is None:
+        return
+    for writer in _writers(trainer):
+        shown = Summary.Image(encoded_image_string=as_png(picture), height=picture.shape[0], width=picture.shape[1])
+        summary = Summary(value=[Summary.Value(tag=tag, image=shown)])
+        writer._get_file_writer().add_summary(summary, trainer.global_step if step is None else step)
 
 
 def _is_milestone(epoch: int) -> bool:
