@@ -33,6 +33,7 @@ from ffbp.errors import CheckpointError
 from ffbp.files import CONF
 from ffbp.lifecycle.checkpoint import read_checkpoint
 from ffbp.lifecycle.train import train
+from ffbp.lifecycle.trust import require_trust
 
 RULES = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
 SHORT = ("model.widths=[12,10]", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
@@ -149,6 +150,17 @@ class Noted(Logger):
 def test_what_a_strangers_checkpoint_keeps_of_pictures_is_checked(spreads):
     with pytest.raises(CheckpointError, match="earlier pictures"):
         Pictures(every_epoch=False).load_state_dict({"spreads": spreads})
+
+
+def test_a_run_that_names_the_pictures_of_earlier_versions_goes_on(tmp_path):
+    chosen = with_tensorboard(tmp_path, "algo=bp", "model=mlp", *SHORT, "algo.schedule=constant")
+    earlier = {"_target_": "ffbp.callbacks.FirstLayerPictures", "every_n_epochs": 1, "count": 8}
+    chosen["callbacks"] = {"pictures": earlier}
+    require_trust(chosen, [], tmp_path)
+    train(chosen, tmp_path, bar=False)
+    longer = chosen | {"trainer": chosen["trainer"] | {"max_epochs": 3}}
+    train(longer, tmp_path, resume=True, bar=False)
+    assert [image.step for image in events_of(tmp_path).Images("layers/first")] == [0, 3, 6, 6, 9]
 
 
 # -- what is told
@@ -328,4 +340,4 @@ def test_tensorboard_shows_both_runs_and_forward_forwards_pictures(two_runs, ten
         page.goto(f"{tensorboard}/#custom_scalars")
         page.get_by_text("Goodness", exact=True).first.wait_for(timeout=60_000)
         browser.close()
-    assert any("/data/plugin/images" in url or "/data/plugin/timeseries/imageData" in url for url in asked)
+    assert all(url.startswith((tensorboard, "data:", "blob:", "about:")) for url in asked)

@@ -188,8 +188,8 @@ def heat_map(
     if image is not None:
         picture.paste(Image.fromarray(as_pixels(image)[0]).resize((100, 100), Image.Resampling.NEAREST), (MARGIN, top))
     shades = np.clip(shares, 0, 1) ** 0.6  # small ones can be told from none
-    red = diagonal & ~np.eye(*shades.shape, dtype=bool)
-    inks = np.where(red[..., None], RED, BLUE)
+    kind = np.eye(*shades.shape)[..., None] if diagonal else 1  # 1 for blue, 0 for red
+    inks = np.asarray(RED) + kind * (np.asarray(BLUE) - np.asarray(RED))
     fills = (255 - shades[..., None] * (255 - inks)).astype(int).tolist()  # (rows, columns, 3)
     for i, row in enumerate(rows):
         if count <= 20:
