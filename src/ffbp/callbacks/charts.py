@@ -33,6 +33,7 @@ def layout(names: Iterable[str]) -> Layout:
             groups["Accuracy and loss"][title] = [f"^train/{what[1]}$", f"^val/{what[1]}$"]
         elif name.startswith("val/acc_"):
             groups["Accuracy and loss"]["validation accuracy of each read-out"] = [r"^val/acc_\w+$"]
+    groups["Layers"] = groups.pop("Goodness") | groups["Layers"]  # one group: TensorBoard opens the first two
     return {
         group: {title: ["Multiline", tags] for title, tags in charts.items()}
         for group, charts in groups.items()
