@@ -379,9 +379,9 @@ def test_a_stranger_gets_one_line(saved, warm):  # noqa: F811
     original = config.read_text()
     cases = {
         "activation: relu": [("activation: ${oc.${y}:SECRET}\n  y: env", r"model\.activation='\$\{oc.*refused")],
-        "callbacks:\n  costs:\n    _target_: ffbp.callbacks.Costs": [
-            ("callbacks: {x: {_target_: ffbp.data.sources._download_file}}", "_download_file: refused.*trust="),
-            ("callbacks: {x: {_target_: os.system, command: touch was_run}}", "os.system: refused.*trust="),
+        "_target_: ffbp.callbacks.Costs": [
+            ("_target_: ffbp.data.sources._download_file", "_download_file: refused.*trust="),
+            ("{_target_: os.system, command: touch was_run}", "os.system: refused.*trust="),
         ],
         "logger: {}": [
             ("logger: {x: {_target_: lightning.pytorch.loggers.CSVLogger, save_dir: /}}", "save_dir='/': refused")
