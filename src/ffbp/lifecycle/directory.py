@@ -64,7 +64,8 @@ class RunDirectory:
             return None
         try:
             content = read_json(self._status)
-            return Status(content["state"], content.get("overrides", self.read_overrides()), content["error"])
+            overrides = content["overrides"] if "overrides" in content else self.read_overrides()
+            return Status(content["state"], overrides, content["error"])
         except KeyError as error:
             raise CheckpointError(f"{self._status}: cannot be read ({error}); repair or remove the run.") from error
 
