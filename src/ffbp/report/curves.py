@@ -34,8 +34,9 @@ def curve(group: Group, name: str) -> Curve | None:
     mean, deviation = mean_and_deviation(side_by_side(histories))
     times = [list(accumulate(run.history["time/epoch_seconds"])) for run in group.runs]
     seconds, _ = mean_and_deviation(side_by_side(times))
-    measured = np.isfinite(mean).nonzero()[0]
-    return Curve(measured + 1.0, seconds[measured], mean[measured], deviation[measured]) if len(measured) else None
+    measured = np.isfinite(mean)
+    epochs = np.arange(1.0, 1 + len(mean))
+    return Curve(*(values[measured] for values in (epochs, seconds, mean, deviation))) if measured.any() else None
 
 
 def side_by_side(histories: Sequence[Sequence[float]]) -> Numbers:
@@ -54,8 +55,9 @@ def mean_and_deviation(table: Numbers) -> tuple[Numbers, Numbers]:
 def seconds_to(group: Group, accuracy: float) -> float | None:
     """Seconds of training until the mean validation accuracy first reaches a value; None if it never does."""
     found = curve(group, "val/acc")
-    reached = np.flatnonzero(found.mean >= accuracy) if found else []
-    return float(found.seconds[reached[0]]) if found and len(reached) else None
+    if found is None or not (found.mean >= accuracy).any():
+        return None
+    return float(found.seconds[np.argmax(found.mean >= accuracy)])
 
 
 def for_page(group: Group) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ffbp.errors import CheckpointError
-from ffbp.report.runs import Group, Run
+from ffbp.report.runs import Group
 
-LARGEST_FILE, LARGEST_ARRAY = 16_000_000, 16_000_000  # bytes
+LARGEST_FILE, LARGEST_ARRAY, MOST_IN_ALL = 16_000_000, 16_000_000, 1_000_000_000  # bytes
 MOST_CLASSES, LARGEST_SIDE = 1_000, 256
 MOST_COMPARED = 10_000  # test images that the page knows of
 MOST_PICTURED, MOST_PIXELS = 1_200, 1_000_000  # test images that it can draw
@@ -22,6 +24,7 @@ MOST_IN_MATRIX = 30  # classes
 RIGHT, UNDECIDED, CLASSES = ".", " ", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Array = NDArray[Any]
+DAMAGED = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, SyntaxError, zipfile.error, zlib.error)
 
 
 class Answers(NamedTuple):
@@ -46,20 +49,11 @@ def read_answers(path: Path) -> Answers:
         with zipfile.ZipFile(path) as archive:
             found = Answers(*(_array(archive, name) for name in Answers._fields))
         _check(found)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        MemoryError,
-        RuntimeError,
-        NotImplementedError,
-        zipfile.error,
-    ) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error or type(error).__name__}); its answers are left out."
-        ) from error
-    return found
+        whole = [array.astype(np.int32) for array in (found.labels, found.answers, found.mistakes)]
+        return Answers(whole[0], whole[1], found.scores, whole[2], found.images)
+    except DAMAGED as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read ({reason}); its answers are left out.") from error
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> Array:
@@ -72,11 +66,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> Array:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, in_columns, dtype = read(stream)
-    if (
-        in_columns
-        or dtype.hasobject
-        or dtype.itemsize * int(np.prod(shape, dtype=object)) != len(content) - stream.tell()
-    ):
+    if in_columns or dtype.hasobject or dtype.itemsize * math.prod(shape) != len(content) - stream.tell():
         raise ValueError(f"{name} is not of the shape that it says")
     return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape)
 
@@ -88,17 +78,13 @@ def _check(found: Answers) -> None:
     if not whole or not shaped or not len(labels) == len(answers) == len(scores) or len(images) != len(mistakes):
         raise ValueError("arrays of other types or shapes than ours")
     count, classes = scores.shape
-    if not count or not 0 < classes <= MOST_CLASSES or not 0 < images[:1].size + (not len(images)):
+    if not count or not 0 < classes <= MOST_CLASSES or 0 in images.shape[1:]:
         raise ValueError("nothing in it")
     if max(images.shape[2:]) > LARGEST_SIDE or images.shape[1] > 4:
         raise ValueError("images that are too large")
-    for name, numbers, most in (
-        ("labels", labels, classes),
-        ("answers", answers, classes),
-        ("mistakes", mistakes, count),
-    ):
+    for numbers, most in ((labels, classes), (answers, classes), (mistakes, count)):
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= most):
-            raise ValueError(f"{name} out of range")
+            raise ValueError("numbers out of range")
 
 
 def for_page(groups: Sequence[Group], directory: Path, share: float = 1.0) -> tuple[dict[str, Any] | None, list[str]]:
@@ -114,11 +100,7 @@ def for_page(groups: Sequence[Group], directory: Path, share: float = 1.0) -> tu
         None, or `runs`, `answers`, like `labels`, but a dot where the group is right and a space where its runs are
         divided, `confusion` and `sure`), `pictured` (numbers of test images), and the `sprite` that shows these.
     """
-    read, lines = [], []
-    for group in groups:
-        found, said = _read_all(group.runs, directory)
-        read.append(found)
-        lines += said
+    read, lines = _read_all(groups, directory)
     first = next((answers for found in read for answers in found), None)
     if first is None:
         return None, lines
@@ -132,11 +114,10 @@ def for_page(groups: Sequence[Group], directory: Path, share: float = 1.0) -> tu
     if classes > len(CLASSES):
         return None, lines
     codes = [_codes(found, labels) if found else None for found in same]
-    images = {
-        int(n): image for found in same for one in found for n, image in zip(one.mistakes, one.images, strict=True)
-    }
+    kept = [one for found in same for one in found]
+    images = {int(n): image for one in kept for n, image in zip(one.mistakes, one.images, strict=True)}
     pictured = _chosen([code for code in codes if code is not None], images, share)
-    shown = []
+    shown: list[dict[str, Any] | None] = []
     for found, code in zip(same, codes, strict=True):
         if code is None:
             shown.append(None)
@@ -155,16 +136,27 @@ def for_page(groups: Sequence[Group], directory: Path, share: float = 1.0) -> tu
     return {**whole, "images": len(labels), "pictured": pictured, "sprite": sprite}, lines
 
 
-def _read_all(runs: Sequence[Run], directory: Path) -> tuple[list[Answers], list[str]]:
-    found, lines = [], []
-    for run in runs:
-        path = directory / run.directory / "predictions.npz"
-        if run.directory and (path.exists() or path.is_symlink()):
+def _read_all(groups: Sequence[Group], directory: Path) -> tuple[list[list[Answers]], list[str]]:
+    """The answers of the runs of each group, and a line for each file that is left out."""
+    read: list[list[Answers]] = []
+    lines, room = [], MOST_IN_ALL
+    for group in groups:
+        read.append([])
+        for run in group.runs:
+            path = directory / run.directory / "predictions.npz"
+            if not run.directory or not (path.exists() or path.is_symlink()):
+                continue
             try:
-                found.append(read_answers(path))
+                answers = read_answers(path)
             except CheckpointError as error:
                 lines.append(str(error))
-    return found, lines
+                continue
+            room -= sum(array.nbytes for array in answers)
+            if room > 0:
+                read[-1].append(answers)
+            else:
+                lines.append(f"{path}: left out, since all answers together are too large.")
+    return read, lines
 
 
 def _codes(found: Sequence[Answers], labels: Array) -> Array:

@@ -107,6 +107,7 @@ def _data_set(name: str, groups: Sequence[Group], directory: Path, share: float)
     answer, *more = conclusions(groups)
     drawn = _drawn_at_first(groups)
     differ = differing([group.runs[0].effective for group in groups])
+    differ = [name for name in differ if not name.startswith(("algo._target_", "algo.name", "model._", "model.name"))]
     return {
         "name": name,
         "answer": answer,

@@ -68,7 +68,7 @@ def _times_at_equal_epochs(groups: Sequence[Group]) -> list[str]:
     by_epochs: dict[int, list[Group]] = defaultdict(list)
     for group in groups:
         by_epochs[group.first["epochs"]].append(group)
-    epochs, same = max(by_epochs.items(), key=lambda item: len(item[1]))
+    same = max(by_epochs.values(), key=len)
     if len(same) < 2 or not _same_machine(same):
         return []
     by_time = sorted(same, key=lambda group: group.mean("time/train_seconds") or 0.0)
@@ -76,8 +76,8 @@ def _times_at_equal_epochs(groups: Sequence[Group]) -> list[str]:
     if len(same) == 2:
         return [f"The same {_training(same[0])} take {fast[0]} {fast[1]:.1f} s, and {slow[0]} {slow[1]:.1f} s."]
     return [
-        f"Of the {len(same)} groups with {_training(same[0])}, {fast[0]} trains for the shortest time, {fast[1]:.1f} s, "
-        f"and {slow[0]} for the longest, {slow[1]:.1f} s."
+        f"Of the {len(same)} groups with {_training(same[0])}, {fast[0]} trains for the shortest time, "
+        f"{fast[1]:.1f} s, and {slow[0]} for the longest, {slow[1]:.1f} s."
     ]
 
 

@@ -15,6 +15,9 @@ from ffbp.report.differences import differing, shown
 from ffbp.report.runs import Group
 from ffbp.report.sentences import percent
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a text in a CSV file begins with that a spreadsheet takes for a formula."""
+
 
 class Cell(NamedTuple):
     """A number as it is shown, and as it is sorted by; a dash and None where it is undefined."""
@@ -79,7 +82,7 @@ def terminal_table(groups: Sequence[Group]) -> RenderableType:
     """The most important columns, with a table for each data set."""
     titles = ("test, %", "train, s", "step, MiB", "mult-adds, M", "parameters", "epochs", "seeds")
     names = ("accuracy", "seconds", "step_memory", "train_macs", "parameters", "epochs", "seeds")
-    tables = []
+    tables: list[RenderableType] = []
     for data in dict.fromkeys(group.first["data"] for group in groups):
         table = Table(Column(Text(data), overflow="fold"), box=None, header_style="bold", pad_edge=False)
         for title in titles:
@@ -149,7 +152,5 @@ def _csv(lines: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for line in lines:
-        writer.writerow(
-            [f"'{part}" if str(part)[:1] in "=+-@\t" and isinstance(part, str) and part else part for part in line]
-        )
+        writer.writerow([f"'{part}" if isinstance(part, str) and part.startswith(FORMULA) else part for part in line])
     return text.getvalue()
