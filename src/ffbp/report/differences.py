@@ -71,12 +71,13 @@ def labels(bases: Sequence[str], all_settings: Sequence[Flat]) -> list[str]:
         family = [all_settings[number] for number in members]
         names = differing(family, missing_counts=True)
         counts = {name: Counter(_key(settings.get(name)) for settings in family) for name in names}
+        unsaid = {name: key for name in names for key, count in counts[name].items() if 2 * count > len(family)}
         short = shortened(names)
         for number, settings in zip(members, family, strict=True):
             words = [
                 f"{short[name]}={shown(settings.get(name))}"
                 for name in names
-                if counts[name][_key(settings.get(name))] * 2 <= len(family)
+                if (name in settings or name in unsaid) and _key(settings.get(name)) != unsaid.get(name)
             ]
             found[number] = ", ".join([base, *words])
     return found

@@ -41,7 +41,7 @@ def cells(group: Group, readouts: Sequence[str]) -> dict[str, Cell]:
     return {
         **{name: Cell(percent(group, metric), group.mean(metric)) for name, metric in shares.items()},
         "epochs": Cell(f"{epochs:g}" if epochs.is_integer() else f"{epochs:.1f}", epochs),
-        "seconds": Cell(f"{seconds:.1f}{_spread(group.deviation('time/train_seconds'))}", seconds),
+        "seconds": Cell(f"{seconds:.1f}", seconds),
         "epoch_seconds": Cell(short(seconds / max(1, epochs)), seconds / max(1, epochs)),
         "step_memory": _figure(group, "memory/step_mib"),
         "train_macs": _figure(group, "work/train_macs", 1e6),
@@ -132,10 +132,6 @@ def short(value: float | None, unit: float = 1.0) -> str:
 def _figure(group: Group, name: str, unit: float = 1.0) -> Cell:
     value = group.mean(name)
     return Cell(short(value, unit), value)
-
-
-def _spread(deviation: float | None) -> str:
-    return "" if deviation is None else f" ± {deviation:.1f}"
 
 
 def _numbers(groups: Sequence[Group]) -> list[str]:
