@@ -136,7 +136,13 @@ def write_run(
     return folder
 
 
-def test_the_page_has_a_column_for_every_read_out_that_any_run_has(tmp_path):
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Leave out what takes most of the time of a comparison."""
+    monkeypatch.setattr("ffbp.report.page.draw", lambda groups, quantity, *paths: [path.touch() for path in paths])
+
+
+def test_the_page_has_a_column_for_every_read_out_that_any_run_has(tmp_path, no_figures):
     for algo, readout in (("bp", {}), ("ff", {"test/acc_softmax": 0.8125}), ("own", {"test/acc_layer_1": 0.8125})):
         write_run(tmp_path / algo, algo, **readout)
     write_report(tmp_path)
@@ -215,7 +221,7 @@ def test_names_in_a_strangers_run_are_words_and_lead_nowhere(tmp_path):
     assert len(lines) == 1 + len(HOSTILE)
 
 
-def test_a_cell_of_a_csv_file_is_no_formula(tmp_path):
+def test_a_cell_of_a_csv_file_is_no_formula(tmp_path, no_figures):
     write_run(tmp_path / "run", "=1+1", data="@x")
     write_report(tmp_path)
     [_, line] = csv.reader((tmp_path / "compare" / "groups.csv").open())
@@ -230,7 +236,7 @@ def test_data_sets_have_tables_of_their_own_in_the_terminal():
     assert lines == ["mnist", "backprop, mlp", "Forward-Forward, [b]mlp[/b]", "", "[red]", "backprop, mlp"]
 
 
-def test_runs_that_are_not_finished_are_listed_with_their_state(tmp_path):
+def test_runs_that_are_not_finished_are_listed_with_their_state(tmp_path, no_figures):
     write_run(tmp_path / "finished")
     for state in ("failed", "interrupted", "running", "<b>"):
         (write_run(tmp_path / state, state=state) / "metrics.json").unlink()
@@ -253,7 +259,7 @@ def test_runs_that_are_not_finished_are_listed_with_their_state(tmp_path):
     assert page.count("<td>killed</td><td>its process is gone</td>") == 1
 
 
-def test_a_run_is_found_again_by_its_command_revision_and_directory(tmp_path):
+def test_a_run_is_found_again_by_its_command_revision_and_directory(tmp_path, no_figures):
     ff, words = settings("algo=ff", "data.shift=1"), ["algo=ff", "data.shift=1", "model.widths=[8, 8]"]
     for seed in (0, 1):
         write_run(
@@ -278,7 +284,7 @@ def test_a_run_is_found_again_by_its_command_revision_and_directory(tmp_path):
         assert shown in page
 
 
-def test_what_compare_did_not_write_it_leaves_as_it_is(tmp_path):
+def test_what_compare_did_not_write_it_leaves_as_it_is(tmp_path, no_figures):
     write_run(tmp_path / "run", data="digits")
     folder, victim = tmp_path / "compare", tmp_path / "victim"
     victim.write_text("mine")

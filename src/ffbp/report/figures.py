@@ -67,6 +67,7 @@ def draw(groups: Sequence[Group], quantity: str, *paths: Path) -> None:
         by_second.set_title(title, loc="right", fontsize=9, color="#6b7280")
         for path in paths:
             figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None, dpi=150)
+            figure.set_layout_engine("none")  # once is enough
 
 
 def _curve(axes: Axes, group: Group, name: str, by_time: bool, *, color: str, **style: Any) -> None:

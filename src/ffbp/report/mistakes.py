@@ -175,8 +175,8 @@ def _chosen(codes: Sequence[Array], images: Mapping[int, Array], share: float) -
     if first is None:
         return []
     most = max(1, int(share * min(MOST_PICTURED, MOST_PIXELS // max(1, first.size))))
-    wrong = sum((code != RIGHT).astype(int) for code in codes)  # (N,)
-    drawable = [n for n, image in images.items() if n < MOST_COMPARED and image.shape == first.shape]
+    wrong = np.sum([(code != RIGHT) & (code != UNDECIDED) for code in codes], axis=0)  # (N,), how many groups
+    drawable = [n for n, image in images.items() if n < MOST_COMPARED and wrong[n] and image.shape == first.shape]
     drawable.sort(key=lambda n: (-min(wrong[n], len(codes) - wrong[n]), n))
     return sorted(drawable[:most])
 
