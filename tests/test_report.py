@@ -197,10 +197,11 @@ def test_a_file_that_is_none_is_not_waited_for(tmp_path, capsys):
 HOSTILE = ["../../../x", "a/b", "a_b", "[/bold]", "$x^$", "_<script>數據"]
 
 
-def test_names_in_a_strangers_run_are_words_and_lead_nowhere(tmp_path):
+def test_names_in_a_strangers_run_are_words_and_lead_nowhere(tmp_path, no_figures):
     for number, name in enumerate(HOSTILE):
         write_run(tmp_path / "logs" / str(number), name, name, data=name)
     groups = write_report(tmp_path / "logs")
+    draw(groups, "acc", tmp_path / "logs" / "figure.svg")
     console = Console(file=io.StringIO(), width=200)
     console.print(terminal_table(groups))
     assert "[/bold]" in console.file.getvalue()
@@ -219,6 +220,18 @@ def test_names_in_a_strangers_run_are_words_and_lead_nowhere(tmp_path):
     assert "unsafe" not in policy
     lines = list(csv.reader((tmp_path / "logs" / "compare" / "groups.csv").open()))
     assert len(lines) == 1 + len(HOSTILE)
+
+
+def test_settings_of_a_stranger_are_shown_in_printable_lines(tmp_path, no_figures):
+    for number, evil in enumerate(("\x1b[31m", "a\nb", "</script>")):
+        config = {"algo": {"name": "bp", evil: evil}, "model": {}, "data": {}, "trainer": {}, "seed": 0}
+        write_run(tmp_path / str(number), config=config)
+    groups = write_report(tmp_path)
+    assert len(groups) == 3
+    assert all(group.label.isprintable() for group in groups)
+    page = (tmp_path / "compare" / "index.html").read_text()
+    assert "\x1b" not in page
+    assert page.count("</script>") == 2
 
 
 def test_a_cell_of_a_csv_file_is_no_formula(tmp_path, no_figures):

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ffbp.errors import one_line
+
 Flat = dict[str, Any]
 """Settings by their full names, such as algo.optimizer.lr; a value is None, a bool, a number, a text or a list."""
 
@@ -27,7 +29,10 @@ def flat(settings: Any, place: str = "") -> Flat:
     """Nested settings by their full names; an empty group has no name."""
     if not isinstance(settings, dict):
         return {place: _plain(settings)}
-    parts = [flat(part, f"{place}.{name}" if place else str(name)) for name, part in settings.items()]
+    parts = [
+        flat(part, f"{place}.{one_line(name, 100)}" if place else one_line(name, 100))
+        for name, part in settings.items()
+    ]
     return {name: value for part in parts for name, value in part.items()}
 
 
@@ -91,10 +96,10 @@ def shortened(names: Collection[str]) -> dict[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A value as one would type it on the command line."""
+    """A value as one would type it on the command line, in one printable line."""
     if isinstance(value, list):
         return f"[{','.join(shown(item) for item in value)}]"
-    return str(value) if isinstance(value, str) else json.dumps(value)
+    return one_line(value if isinstance(value, str) else json.dumps(value), 200)
 
 
 def _plain(value: Any) -> Any:

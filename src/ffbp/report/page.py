@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -22,10 +23,10 @@ from ffbp.report import curves, mistakes
 from ffbp.report.differences import differing, flat, shown
 from ffbp.report.figures import draw
 from ffbp.report.runs import Found, Group, Run, find_runs, group_runs, require_finished
-from ffbp.report.sentences import conclusions
+from ffbp.report.sentences import answers, conclusions
 from ffbp.report.table import cells, columns, groups_csv, readouts_of, row, runs_csv, terminal_table
 
-__all__ = ["row", "terminal_table", "write_report"]
+__all__ = ["answers", "row", "terminal_table", "write_report"]
 
 LISTING = ".written.json"
 """The names of the files in a compare folder that are ours to replace."""
@@ -51,6 +52,8 @@ def write_report(directory: Path) -> list[Group]:
         ConfigError: if that folder contains files of somebody else that would be written over.
     """
     found = require_finished(find_runs(directory), directory)
+    if found.unfinished:
+        print(f"not finished: {len(found.unfinished)} of the runs, which the page lists", file=sys.stderr)
     groups = group_runs(found.runs)
     folder = directory / "compare"
     names = _file_names([group.first["data"] for group in groups])

@@ -32,6 +32,14 @@ def conclusions(groups: Sequence[Group]) -> list[str]:
     return [answer, *_time_to_accuracy(best, other), *_times_at_equal_epochs(groups), *_rule_and_network(groups)]
 
 
+def answers(groups: Sequence[Group]) -> list[str]:
+    """The answer for each data set, after its name."""
+    sets = {
+        name: [group for group in groups if group.first["data"] == name] for name in (g.first["data"] for g in groups)
+    }
+    return [f"{name}: {conclusions(found)[0]}" for name, found in sets.items()]
+
+
 def percent(group: Group, name: str = "test/acc") -> str:
     """An accuracy in %, mean and sample deviation; a dash where it is undefined."""
     mean, deviation = group.mean(name), group.deviation(name)
