@@ -13,7 +13,8 @@ function showAnswers(section, set) {
   for (const select of [one, two]) {
     for (const number of known) select.append(make("option", { value: number }, set.groups[number].label));
   }
-  two.value = known[Math.min(1, known.length - 1)];
+  const rule = (number) => set.groups[number].label.split(",")[0];
+  two.value = known.find((number) => rule(number) !== rule(known[0])) ?? known[Math.min(1, known.length - 1)];
   const sheet = new Image();
   const [rightHere, rightThere] = place.querySelectorAll(".tiles");
   const matrices = place.querySelectorAll(".confusion");
@@ -37,7 +38,8 @@ function showTiles(place, set, sheet, right, wrong) {
   const where = new Map(answers.pictured.map((image, n) => [image, n]));
   const sure = answers.groups[wrong].sure;
   const drawn = found.filter((n) => where.has(n)).sort((a, b) => sure[where.get(b)] - sure[where.get(a)]);
-  const title = `${found.length} right by ${set.groups[right].label}, wrong by ${set.groups[wrong].label}`;
+  const pictures = drawn.length < found.length ? ` (${drawn.length} with a picture)` : "";
+  const title = `${found.length} right by ${set.groups[right].label}, wrong by ${set.groups[wrong].label}${pictures}`;
   const list = make("ol");
   const add = (images) => list.append(...images.map((n) => tile(answers, sheet, n, there[n], where.get(n), sure[where.get(n)])));
   add(drawn.slice(0, FIRST_TILES));

@@ -1,5 +1,5 @@
 "use strict";
-// A line chart in an <svg>: curves with bands, on linear or logarithmic axes, and the values under the mouse.
+// A line chart in an svg element: curves with bands, on linear or logarithmic axes, and the values under the mouse.
 
 // an element with attributes, and with children, of which texts stay texts
 function make(tag, attributes = {}, ...children) {

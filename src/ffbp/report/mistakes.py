@@ -19,7 +19,7 @@ from ffbp.report.runs import Group
 LARGEST_FILE, LARGEST_ARRAY, MOST_IN_ALL = 16_000_000, 16_000_000, 1_000_000_000  # bytes
 MOST_CLASSES, LARGEST_SIDE = 1_000, 256
 MOST_COMPARED = 10_000  # test images that the page knows of
-MOST_PICTURED, MOST_PIXELS = 1_200, 1_000_000  # test images that it can draw
+MOST_PICTURED, MOST_PIXELS = 2_400, 2_000_000  # test images that it can draw
 MOST_IN_MATRIX = 30  # classes
 RIGHT, UNDECIDED, CLASSES = ".", " ", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
