@@ -19,6 +19,7 @@ import ffbp
 from ffbp.data import Batches
 from ffbp.data.sources import digits
 from ffbp.lifecycle.checkpoint import read_checkpoint
+from ffbp.report.mistakes import read_answers
 
 SHARED = ["data=digits", "model=mlp", "model.widths=[32,16]", "logger=none", "algo.optimizer.name=momentum"]
 # not Adam, which makes large steps of gradients that are nothing but rounding
@@ -41,6 +42,9 @@ def assert_same_measures(one: Path, two: Path) -> None:
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (one, two)]
     for name in ("test/loss", "test/acc", "val/acc"):
         assert metrics[1][name] == pytest.approx(metrics[0][name], rel=1e-4)
+    first, second = (read_answers(run / "predictions.npz") for run in (one, two))
+    assert second.labels.tolist() == first.labels.tolist()
+    assert second.scores.astype(float) == pytest.approx(first.scores.astype(float), abs=0.02)
 
 
 RESTS = ["data.batch_size=103", "data.eval_batch_size=199"]  # each leaves a batch of one image

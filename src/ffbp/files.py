@@ -1,4 +1,4 @@
-"""Where the package's own files lie, and text files that are complete at every moment."""
+"""Where the package's own files lie, and files that are complete at every moment."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +20,17 @@ PROGRAM = "python {}.py" if CHECKOUT else "ffbp {}"
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step, and make its folder where there is none."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step, and make its folder where there is none."""
     new = path.with_name(f".{path.name}.new")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         new.unlink(missing_ok=True)  # it might be a link that leads elsewhere
-        with new.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with new.open("xb") as file:
+            file.write(content)
         new.replace(path)
 
 

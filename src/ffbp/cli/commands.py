@@ -132,10 +132,12 @@ def compare() -> int:
     directory = Path(read_options(CompareOptions, sys.argv[1:]).runs)
     from rich.console import Console
 
-    from ffbp.report.page import terminal_table, write_report
+    from ffbp.report.page import answers, terminal_table, write_report
 
     groups = write_report(directory)
-    Console(width=None if sys.stdout.isatty() else 160).print(terminal_table(groups))
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
+    console.print(terminal_table(groups))
+    console.print("", *answers(groups), sep="\n")
     print(f"\n{directory / 'compare' / 'index.html'}")
     return 0
 

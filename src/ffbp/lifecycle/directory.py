@@ -24,6 +24,7 @@ OWN_FILES = (
     "checkpoints",
     "metrics.csv",
     "metrics.json",
+    "predictions.npz",
     "hparams.yaml",
     "events.out.tfevents.*",
 )
@@ -46,6 +47,7 @@ class RunDirectory:
         self.last, self.best = path / "checkpoints" / "last.ckpt", path / "checkpoints" / "best.ckpt"
         self.metrics = path / "metrics.json"  # which only a finished run has
         self.rows = path / "metrics.csv"  # one for each epoch
+        self.predictions = path / "predictions.npz"  # the answers to the test images
         self.config, self._overrides = path / ".hydra" / "config.yaml", path / ".hydra" / "overrides.yaml"
         self._status = path / "status.json"
 
@@ -62,7 +64,8 @@ class RunDirectory:
             return None
         try:
             content = read_json(self._status)
-            return Status(content["state"], content.get("overrides", self.read_overrides()), content["error"])
+            overrides = content["overrides"] if "overrides" in content else self.read_overrides()
+            return Status(content["state"], overrides, content["error"])
         except KeyError as error:
             raise CheckpointError(f"{self._status}: cannot be read ({error}); repair or remove the run.") from error
 
@@ -132,9 +135,9 @@ class RunDirectory:
         return {path for name in OWN_FILES for path in self.path.glob(name)}
 
     def remove_incomplete(self) -> None:
-        """Remove the files that a kill has left half written, see `write_text` and `write_checkpoint`."""
-        texts = (self.metrics, self.rows, self._status, self.config, self._overrides)
-        incomplete = [path.with_name(f".{path.name}.new") for path in texts]
+        """Remove the files that a kill has left half written, see `write_bytes` and `write_checkpoint`."""
+        files = (self.metrics, self.rows, self.predictions, self._status, self.config, self._overrides)
+        incomplete = [path.with_name(f".{path.name}.new") for path in files]
         for path in (*incomplete, *self.last.parent.glob(".*.ckpt.new")):
             path.unlink(missing_ok=True)
 

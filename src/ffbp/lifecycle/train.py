@@ -31,6 +31,7 @@ from ffbp.lifecycle.conflicts import reject_conflicts, require_compiler
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import checkpoint_to_resume
 from ffbp.lifecycle.places import without_places
+from ffbp.lifecycle.predictions import TestAnswers
 from ffbp.lifecycle.record import LastEpochValidated, RunRecord, write_rows
 from ffbp.lifecycle.trainer import build_trainer, check_limits
 from ffbp.processes import SIGNALS
@@ -46,6 +47,7 @@ class Prepared(NamedTuple):
     algorithm: Algorithm
     trainer: pl.Trainer
     record: RunRecord
+    answers: TestAnswers
     checkpoint: Path | None
     started: float
 
@@ -59,7 +61,7 @@ class Prepared(NamedTuple):
         Raises:
             Refusal: one of its kinds, with a line that says what to do.
         """
-        settings, directory, data, algorithm, trainer, record, checkpoint, started = self
+        settings, directory, data, algorithm, trainer, record, answers, checkpoint, started = self
         parameters = sum(parameter.numel() for parameter in algorithm.parameters())
         with _lightnings_errors(settings, directory):
             if checkpoint == previous_of(directory.last) and trainer.is_global_zero:
@@ -79,6 +81,7 @@ class Prepared(NamedTuple):
         results |= {"time/total_seconds": time.perf_counter() - started, **costs}
         metrics = _all_metrics(settings, trainer, parameters, results)
         if trainer.is_global_zero and not record.rehearsal:
+            answers.write(directory.predictions, data.test.images)
             write_text(directory.metrics, json.dumps(metrics, indent=2) + "\n")
         return metrics
 
@@ -109,12 +112,13 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
         bar = sys.stdout.isatty() if bar is None else bar
         steps, rehearsal = settings["checkpoint"]["every_n_steps"], bool(settings["trainer"]["fast_dev_run"])
         record = RunRecord(directory, every_n_steps=steps, announce=not bar, signals=SIGNALS, rehearsal=rehearsal)
+        answers = TestAnswers()
         callbacks = [build(f"callbacks.{name}", part) for name, part in (settings.get("callbacks") or {}).items()]
         if bar:
             callbacks.append(RichProgressBar(refresh_rate=4, console_kwargs={"force_terminal": True}))
         trainer = build_trainer(
             settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
-            callbacks=[*callbacks, LastEpochValidated(), record],
+            callbacks=[*callbacks, LastEpochValidated(), answers, record],
             logger=[build(f"logger.{name}", part) for name, part in (settings.get("logger") or {}).items()],
             plugins=[SafeCheckpointIO(path)],
             default_root_dir=path,
@@ -131,7 +135,7 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
                 callback.check_run(trainer, algorithm)
         trainer.strategy.precision_plugin.convert_module(algorithm)  # before a checkpoint is loaded, which is converted
     checkpoint = checkpoint_to_resume(directory, algorithm, callbacks) if resume else None
-    return Prepared(settings, directory, data, algorithm, trainer, record, checkpoint, started)
+    return Prepared(settings, directory, data, algorithm, trainer, record, answers, checkpoint, started)
 
 
 def train(settings: Settings, path: Path, *, resume: bool = False, bar: bool | None = None) -> dict[str, Any]:

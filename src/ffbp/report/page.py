@@ -1,35 +1,47 @@
-"""The comparison as one self-contained HTML page, and as a table for the terminal."""
+"""The comparison in a folder: one self-contained HTML page, and its tables and figures as files."""
 
 import json
-import math
 import re
+import shlex
+import sys
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from pydantic import TypeAdapter
-from rich.table import Table
-from rich.text import Text
 
 from ffbp.errors import ConfigError
-from ffbp.files import write_text, writing
+from ffbp.files import PROGRAM, write_text, writing
 from ffbp.plain_text import read_text
+from ffbp.report import curves, mistakes
+from ffbp.report.differences import differing, flat, shown
 from ffbp.report.figures import draw
-from ffbp.report.runs import Group, group_runs, read_runs
+from ffbp.report.runs import Found, Group, Run, find_runs, group_runs, require_finished
+from ffbp.report.sentences import answers, conclusions
+from ffbp.report.table import cells, columns, groups_csv, readouts_of, row, runs_csv, terminal_table
+
+__all__ = ["answers", "row", "terminal_table", "write_report"]
 
 LISTING = ".written.json"
 """The names of the files in a compare folder that are ours to replace."""
 FIGURES = ("loss.png", "loss.svg", "acc.png", "acc.svg")
+DRAWN_AT_FIRST = 8
+"""How many groups' curves the page shows until others are chosen."""
+TABLES = ("groups.csv", "runs.csv")
+ASSETS = Path(__file__).parent
 
 # accuracy in %, seconds and epochs as the article gives them, measured on its authors' hardware
 ARTICLE = (
     {"label": "the article: backprop, CNN", "accuracy": "over 98", "seconds": "323.5", "epochs": "5"},
     {"label": "the article: Forward-Forward, 784-128-10", "accuracy": "about 79", "seconds": "134.5", "epochs": "100"},
 )
-# the two combinations that the article compares, with the one between them that tells rule and network apart
-CELLS = ("backprop, cnn", "backprop, mlp", "Forward-Forward, mlp")
+VERSIONS = ("torch", "lightning", "python", "device", "threads", "git")
 
 
 def write_report(directory: Path) -> list[Group]:
@@ -39,18 +51,141 @@ def write_report(directory: Path) -> list[Group]:
         CheckpointError: if there are no finished runs.
         ConfigError: if that folder contains files of somebody else that would be written over.
     """
-    groups = group_runs(read_runs(directory))
+    found = require_finished(find_runs(directory), directory)
+    if found.unfinished:
+        print(f"not finished: {len(found.unfinished)} of the runs, which the page lists", file=sys.stderr)
+    groups = group_runs(found.runs)
     folder = directory / "compare"
     names = _file_names([group.first["data"] for group in groups])
-    _claim(folder, ["index.html", *(figure for figures in names.values() for figure in figures.values())])
+    _claim(folder, ["index.html", *TABLES, *(figure for figures in names.values() for figure in figures.values())])
     sets = []
     for name, figures in names.items():
-        sets.append(_data_set(name, [group for group in groups if group.first["data"] == name], folder, figures))
-    first = {"torch": "?", "lightning": "?", "device": "?", "threads": "?"} | groups[0].first
-    about = f"torch {first['torch']}, lightning {first['lightning']}, {first['device']}, threads: {first['threads']}"
-    template = Environment(loader=PackageLoader("ffbp.report", "."), autoescape=True, trim_blocks=True)
-    write_text(folder / "index.html", template.get_template("page.html.j2").render(sets=sets, about=about))
+        of_set = [group for group in groups if group.first["data"] == name]
+        for quantity in ("loss", "acc"):
+            paths = [folder / figures[f"{quantity}.{kind}"] for kind in ("png", "svg")]
+            with writing(paths[0]):
+                for path in paths:
+                    path.unlink(missing_ok=True)  # it might be a link that leads elsewhere
+                draw(of_set, quantity, *paths)
+        sets.append({**_data_set(name, of_set, directory, 1 / len(names)), "files": list(figures.values())})
+    write_text(folder / "groups.csv", groups_csv(groups))
+    write_text(folder / "runs.csv", runs_csv(groups))
+    write_text(folder / "index.html", render(sets, found))
     return groups
+
+
+def render(sets: Sequence[Mapping[str, Any]], found: Found) -> str:
+    """The page, which may run its own script and no other, and fetch nothing."""
+    style, script = (
+        "".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
+        for names in (("page.css",), ("chart.js", "answers.js", "page.js"))
+    )
+    allowed = {"style": style, "script": script}
+    hashes = {name: b64encode(sha256(text.encode()).digest()).decode() for name, text in allowed.items()}
+    policy = f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
+    policy += "img-src data:; base-uri 'none'; form-action 'none'"
+    drawn = [{name: part[name] for name in ("name", "groups", "answers")} for part in sets]
+    data = json.dumps(drawn, separators=(",", ":"), ensure_ascii=True).translate(
+        {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}  # which end no script and begin no entity
+    )
+    lines = [*found.damaged, *(line for part in sets for line in part["left_out"])]
+    template = Environment(loader=PackageLoader("ffbp.report", "."), autoescape=True, trim_blocks=True)
+    return template.get_template("page.html.j2").render(
+        sets=sets,
+        unfinished=[entry._asdict() | {"link": _link(entry.directory)} for entry in found.unfinished],
+        left_out=lines,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(data),
+        tables=TABLES,
+        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _data_set(name: str, groups: Sequence[Group], directory: Path, share: float) -> dict[str, Any]:
+    """What the page shows of one data set; it has `share` of the room for images."""
+    readouts = readouts_of(groups)
+    answers, left_out = mistakes.for_page(groups, directory, share)
+    answer, *more = conclusions(groups)
+    drawn = _drawn_at_first(groups)
+    differ = differing([group.runs[0].effective for group in groups])
+    differ = [name for name in differ if not name.startswith(("algo._target_", "algo.name", "model._", "model.name"))]
+    return {
+        "name": name,
+        "answer": answer,
+        "more": more,
+        "columns": columns(groups, readouts),
+        "rows": [{"label": group.label, "cells": cells(group, readouts)} for group in groups],
+        "article": ARTICLE if name == "mnist" else (),
+        "made": [_made(group, differ, directory) for group in groups],
+        "groups": [{"label": group.label, "drawn": group in drawn, **curves.for_page(group)} for group in groups],
+        "answers": answers,
+        "left_out": left_out,
+    }
+
+
+def _drawn_at_first(groups: Sequence[Group]) -> list[Group]:
+    """The best group of each algorithm and model, and then the best of all."""
+    bases = [group.runs[0].base for group in groups]
+    leading = [group for number, group in enumerate(groups) if bases[number] not in bases[:number]]
+    others = [group for group in groups if group not in leading]
+    return [*leading, *others][:DRAWN_AT_FIRST]
+
+
+def _made(group: Group, differ: Sequence[str], directory: Path) -> dict[str, Any]:
+    """How a group was made, so that it can be made, and its runs be found, again."""
+    first = group.runs[0]
+    versions = {
+        name: " and ".join(dict.fromkeys(str(run.metrics.get(name) or "?") for run in group.runs)) for name in VERSIONS
+    }
+    runs = [
+        {
+            "seed": run.metrics["seed"],
+            "accuracy": f"{100 * run.metrics['test/acc']:.2f}",
+            "seconds": f"{run.metrics['time/train_seconds']:.1f}",
+            "ended": _ended(directory / run.directory / "metrics.json"),
+            "git": run.metrics.get("git") or "?",
+            "directory": run.directory,
+            "link": _link(run.directory),
+        }
+        for run in group.runs
+    ]
+    return {
+        "label": group.label,
+        "differ": {name: shown(first.effective[name]) for name in differ if name in first.effective},
+        "commands": _commands(group.runs),
+        "versions": versions,
+        "runs": runs,
+        "settings": {name: shown(value) for name, value in flat(first.settings).items()},
+    }
+
+
+def _commands(runs: Sequence[Run]) -> list[str]:
+    """The commands that make a group again: one for all seeds, or several if different words came to the same."""
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for run in runs:
+        words = tuple(word for word in run.overrides if not word.startswith("seed="))
+        seeds.setdefault(words, []).append(run.metrics["seed"])
+    commands = []
+    for words, numbers in seeds.items():
+        of_seeds = sorted(set(numbers))
+        program = [*PROGRAM.format("train").split(), *(["-m"] if len(of_seeds) > 1 else [])]
+        commands.append(shlex.join([*program, *words, f"seed={','.join(map(str, of_seeds))}"]))
+    return commands
+
+
+def _ended(path: Path) -> str:
+    """When a run ended, by the time of its metrics.json."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    except OSError:
+        return "?"
+
+
+def _link(directory: str) -> str:
+    """From the page to a run's directory, as a relative address."""
+    return f"../{quote(directory)}/"
 
 
 def _file_names(data: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -81,85 +216,3 @@ def _claim(folder: Path, names: Sequence[str]) -> None:
         if name not in listed and ((folder / name).is_symlink() or (folder / name).exists()):
             raise ConfigError(f"{folder / name}: was not written by this version of compare; move {folder} away.")
     write_text(listing, json.dumps(sorted({*names, *listed}), indent=2) + "\n")
-
-
-def _data_set(name: str, groups: Sequence[Group], folder: Path, figures: Mapping[str, str]) -> dict[str, Any]:
-    """What the page shows of one data set; its figures are drawn as files too."""
-    for figure, file in figures.items():
-        with writing(folder / file):
-            (folder / file).unlink(missing_ok=True)  # it might be a link that leads elsewhere
-            draw(groups, figure.partition(".")[0], folder / file)
-    drawings = {}
-    for quantity in ("loss", "acc"):
-        text = (folder / figures[f"{quantity}.svg"]).read_text(encoding="utf-8")
-        drawings[quantity] = Markup(text[text.index("<svg") :])  # without the XML declaration
-    metrics = sorted({metric for group in groups for run in group.runs for metric in run.metrics})
-    readouts = [metric.removeprefix("test/acc_") for metric in metrics if metric.startswith("test/acc_")]
-    shown = {"data": name, "readouts": readouts, "rows": [row(group, readouts) for group in groups]}
-    return {**shown, "article": ARTICLE if name == "mnist" else (), "conclusions": conclusions(groups), **drawings}
-
-
-def row(group: Group, readouts: Sequence[str] = ("goodness", "softmax")) -> dict[str, str]:
-    """A group as a line of the table: strings, a dash for what is undefined; by each of `readouts`, its accuracy."""
-    return {
-        **{name: _percent(group, f"test/acc_{name}") for name in readouts},
-        "label": group.label,
-        "model": group.first["model"],
-        "accuracy": _percent(group, "test/acc"),
-        "validation": _percent(group, "val/acc"),
-        "seconds": f"{group.mean('time/train_seconds') or 0:.1f}",
-        "epoch_seconds": _short((group.mean("time/train_seconds") or 0.0) / max(1, group.first["epochs"])),
-        "step_memory": _short(group.mean("memory/step_mib")),
-        "train_macs": _short(group.mean("work/train_macs"), 1e6),
-        "answer_macs": _short(group.mean("work/answer_macs"), 1e6),
-        "parameters": f"{group.first['parameters']:,}",
-        "epochs": str(group.first["epochs"]),
-        "seeds": str(len(group.runs)),
-    }
-
-
-def conclusions(groups: Sequence[Group]) -> list[str]:
-    """What the runs of one data set show, in sentences."""
-    found = []
-    if len(groups) > 1:
-        best, fastest = groups[0], min(groups, key=lambda group: group.mean("time/train_seconds") or 0.0)
-        found.append(
-            f"Highest test accuracy: {best.label}, {_percent(best, 'test/acc')} %. "
-            f"Shortest training: {fastest.label}, {fastest.mean('time/train_seconds'):.1f} s."
-        )
-    cells = {group.label: group for group in groups if group.label in CELLS}
-    if len(cells) == len(CELLS) and len({group.first["epochs"] for group in cells.values()}) == 1:
-        bp_cnn, bp_mlp, ff_mlp = (100 * (cells[label].mean("test/acc") or 0.0) for label in CELLS)
-        found.append(
-            f"Backprop on the CNN and Forward-Forward on the MLP differ by {bp_cnn - ff_mlp:.2f} points of accuracy: "
-            f"{bp_mlp - ff_mlp:.2f} from the algorithm (both on the MLP), "
-            f"{bp_cnn - bp_mlp:.2f} from the network (both by backprop)."
-        )
-    return found
-
-
-def terminal_table(groups: Sequence[Group]) -> Table:
-    """The most important columns of the page, for a terminal."""
-    table = Table("run", box=None, header_style="bold", pad_edge=False)
-    for title in ("data", "test, %", "train, s", "step, MiB", "mult-adds, M", "parameters", "epochs", "seeds"):
-        table.add_column(title, justify="right")
-    shown = ("accuracy", "seconds", "step_memory", "train_macs", "parameters", "epochs", "seeds")
-    for group in groups:
-        cells = row(group)
-        values = [cells[name] for name in shown]
-        table.add_row(Text(group.label), Text(group.first["data"]), *values)
-    return table
-
-
-def _percent(group: Group, name: str) -> str:
-    mean, deviation = group.mean(name), group.deviation(name)
-    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
-    return "-" if mean is None else f"{100 * mean:.2f}{spread}"
-
-
-def _short(value: float | None, unit: float = 1.0) -> str:
-    """A number in multiples of `unit`, to three digits; a dash for None."""
-    if value is None:
-        return "-"
-    decimals = 2 - math.floor(math.log10(value / unit)) if value else 0
-    return f"{value / unit:,.{min(max(decimals, 0), 4)}f}"
