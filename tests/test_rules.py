@@ -365,7 +365,7 @@ def test_small_steps_of_predictive_coding_have_the_directions_of_backpropagation
 
 
 def test_predictive_coding_needs_a_step_for_each_layer():
-    with pytest.raises(ConfigError, match="algo.steps=1: too few for the label to reach the first of 2 layers"):
+    with pytest.raises(ConfigError, match=r"algo\.steps=1: too few for the label to reach the first of 2 layers"):
         ready("algo=predictive_coding", "algo.steps=1", *MLP)
 
 
