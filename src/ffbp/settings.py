@@ -140,6 +140,7 @@ class RunSettings(BaseModel, extra="ignore"):
 
     seed: Seed
     compile: StrictBool
+    threads: Literal["auto"] | Count | None = None  # None for as many as PyTorch takes, in runs before there was a rule
     algo: NamedPart
     model: NamedPart
     data: DataPart

@@ -11,6 +11,7 @@ from ffbp.cli.refusals import exit_code_of, quiet_background
 from ffbp.cli.streams import output_problem, secure_streams
 from ffbp.cli.words import asks_for_help, is_debugging, read_options, reject_unusable_words, show_options
 from ffbp.errors import ConfigError, ResourceError
+from ffbp.lifecycle.threads import wait_briefly
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
 
@@ -26,6 +27,7 @@ def main(command: str | None = None) -> NoReturn:
         command = "train"
     # read when PyTorch is imported: several processes always look for unused parameters, and it warns without any
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    wait_briefly()
     code = exit_code_of(COMMANDS.get(command or "", usage), debug)
     sys.exit(code or exit_code_of(all_is_said, debug))
 
