@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+from ffbp.cli.completion import asks_for_completion, complete
+from ffbp.cli.help import show_help
 from ffbp.cli.refusals import exit_code_of, quiet_background
 from ffbp.cli.streams import output_problem, secure_streams
 from ffbp.cli.words import asks_for_help, is_debugging, read_options, reject_unusable_words, show_options
@@ -23,6 +25,8 @@ def main(command: str | None = None) -> NoReturn:
         quiet_background()
     if command is None and sys.argv[1:2] and sys.argv[1] in COMMANDS:
         command = sys.argv.pop(1)
+    if command is None and asks_for_completion(sys.argv[1:2]):
+        command = "train"  # the only one with settings to complete
     if command is None and not FIRST_PROCESS:  # which a training has started, with its own words
         command = "train"
     # read when PyTorch is imported: several processes always look for unused parameters, and it warns without any
@@ -50,7 +54,12 @@ class ResumeOptions:
 def train() -> int:
     """Train an algorithm on a model and test it; or a sweep of such runs; or resume one."""
     words = [word.lstrip("+") if word.lstrip("+").startswith("resume=") else word for word in sys.argv[1:]]
-    if asks_for_help(words) or not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
+    if asks_for_completion(words):
+        return complete()
+    if asks_for_help(words):
+        show_help()
+        return 0
+    if not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
         reject_unusable_words(sys.argv[1:])
         from ffbp.cli.compose import train_as_composed
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from shutil import get_terminal_size
 from typing import Any
 
 import lightning.pytorch as pl
@@ -54,8 +55,9 @@ class EpochBar(pl.Callback):
 
     def _begin(self, what: str, batches: float, done: int = 0) -> None:
         total = int(batches) if batches < float("inf") else None
+        width = get_terminal_size().columns - 3  # the terminal writes ^C behind it
         self._bar = tqdm(
-            desc=what, total=total, initial=done, leave=False, file=sys.stdout, dynamic_ncols=True, bar_format=FORMAT
+            desc=what, total=total, initial=done, leave=False, file=sys.stdout, ncols=width, bar_format=FORMAT
         )
 
     def _end(self) -> None:
