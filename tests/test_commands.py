@@ -167,7 +167,7 @@ def test_every_choice_and_key_of_the_help_exists(capsys):
     keys = page.partition("Keys")[2].partition("Exit codes")[0]
     examples = re.findall(r"^  '?([\w.]+=[^\s']+)", keys, re.MULTILINE)
     assert len(examples) > 10
-    settings(*(word for word in examples if not word.startswith(("hydra", "trust"))))
+    settings("model=mlp", *(word for word in examples if not word.startswith(("hydra", "trust"))))
 
 
 @pytest.mark.parametrize("typed", ["python train.py algo=f", "ffbp train algo=f"])

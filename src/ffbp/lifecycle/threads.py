@@ -20,7 +20,7 @@ def wait_briefly() -> None:
     last one needs. To be called before PyTorch is imported, when OpenMP reads the environment.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "10000"  # turns of its loop, against 300,000
+        os.environ["GOMP_SPINCOUNT"] = "1000"  # turns of its loop, against 300,000
 
 
 def usable_cores() -> int:
