@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,22 @@ def serve(words: list[str], batches: int) -> None:
     from ffbp.files import CONF
     from ffbp.lifecycle import train as run
 
-    answers, sys.stdout = sys.stdout, Path(os.devnull).open("w")
+    answers = sys.stdout
 
     class InTurn(pl.Callback):
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch:
-                print(time.perf_counter() - self.started, file=answers, flush=True)
+                print(self.took, file=answers, flush=True)
             else:
                 about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lightning": pl.__version__}
                 print(json.dumps(about), file=answers, flush=True)
             if not sys.stdin.readline():
                 os._exit(0)
             self.started = time.perf_counter()
+
+        def on_train_batch_end(self, trainer: pl.Trainer, *batch: Any, **more: Any) -> None:
+            if trainer.is_last_batch:  # before the epoch is saved
+                self.took = time.perf_counter() - self.started
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         fixed = [
@@ -113,7 +117,7 @@ def serve(words: list[str], batches: int) -> None:
     run.build_trainer = lambda settings, callbacks, **parts: plain_build(  # type: ignore[assignment]
         settings, callbacks=[*callbacks, InTurn()], **parts
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         run.train(chosen, Path(folder), bar=False)
 
 
