@@ -127,12 +127,8 @@ def _train(
     directory.write_status(Status("running", overrides))
     try:
         words = shlex.join(overrides) or "the defaults"
-        lines = [
-            *prepared.summary(),
-            f"settings: {words}; all are in {directory.config}",
-            f"run directory: {directory}",
-        ]
-        print("\n".join(lines), flush=True)
+        where = f"run directory: {directory}, with all settings in {directory.config.relative_to(directory.path)}"
+        print("\n".join([*prepared.summary(), f"settings: {words}", where]), flush=True)
         if ended_by_the_clock(settings):
             print("ended by the clock (trainer.max_time): if it is broken off, it cannot be resumed", file=sys.stderr)
         metrics = prepared.fit()
