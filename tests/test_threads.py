@@ -64,7 +64,7 @@ def test_what_the_user_said_to_openmp_wins_over_auto(said, threads, monkeypatch)
     assert automatic_threads(fresh(*SMALL).stack, 50, 2) == threads
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "many", True])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many", True, 1025])
 def test_numbers_of_threads_that_cannot_be(value):
     with pytest.raises(ConfigError, match="threads="):
         check_settings(settings(*SMALL) | {"threads": value})

@@ -32,6 +32,7 @@ Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Counts = Annotated[list[Count], Field(min_length=1)]
 ZeroOrMore = Annotated[int, Field(ge=0, strict=True)]
+Threads = Annotated[int, Field(ge=1, le=1024, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
 Endless = Literal[-1]
@@ -140,7 +141,7 @@ class RunSettings(BaseModel, extra="ignore"):
 
     seed: Seed
     compile: StrictBool
-    threads: Literal["auto"] | Count | None = None  # None for as many as PyTorch takes, in runs before there was a rule
+    threads: Literal["auto"] | Threads | None = None  # None for as many as PyTorch takes, as before there was a rule
     algo: NamedPart
     model: NamedPart
     data: DataPart
