@@ -32,7 +32,6 @@ Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Counts = Annotated[list[Count], Field(min_length=1)]
 ZeroOrMore = Annotated[int, Field(ge=0, strict=True)]
-Threads = Annotated[int, Field(ge=1, le=1024, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
 Endless = Literal[-1]
@@ -141,7 +140,7 @@ class RunSettings(BaseModel, extra="ignore"):
 
     seed: Seed
     compile: StrictBool
-    threads: Literal["auto"] | Threads | None = None  # None for as many as PyTorch takes, as before there was a rule
+    threads: Any = None  # None for as many as PyTorch takes, as before there was a rule
     algo: NamedPart
     model: NamedPart
     data: DataPart
@@ -149,6 +148,13 @@ class RunSettings(BaseModel, extra="ignore"):
     trainer: TrainerSettings
     callbacks: dict[str, Part] | None = None
     logger: dict[str, Part] | None = None
+
+    @field_validator("threads")
+    @classmethod
+    def _a_number_of_threads(cls, value: Any) -> Any:
+        if value not in ("auto", None) and not (type(value) is int and 1 <= value <= 1024):
+            raise ValueError(f"threads={value}: auto, or a whole number from 1 to 1024 expected.")
+        return value
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
