@@ -11,6 +11,7 @@ from conftest import ROOT, settings
 from PIL import Image
 
 import ffbp
+from ffbp.cli.help import show_help
 from ffbp.cli.refusals import exit_code_of
 from ffbp.data.sources import digits
 from ffbp.files import CONF
@@ -143,8 +144,9 @@ def test_a_run_may_have_any_name(warm):
 @pytest.mark.parametrize(
     ("script", "words", "says"),
     [
-        ("train.py", ["--help"], "algo: bp"),
-        ("train.py", ["resume=run", "--help"], "algo: bp"),
+        ("train.py", ["--help"], "algo= +bp, .*experiment= .*Exit codes: "),
+        ("train.py", ["resume=run", "--help"], "algo= +bp,"),
+        ("train.py", ["--hydra-help"], "--multirun"),
         ("evaluate.py", ["--help"], "images=  .*one, or"),
         ("compare.py", ["-h", "runs=x"], "runs=  .*else logs"),
     ],
@@ -152,8 +154,28 @@ def test_a_run_may_have_any_name(warm):
 def test_help_is_shown_and_nothing_done(script, words, says, warm):
     shown = warm(*words, script=script)
     assert (shown.wait(), shown.stderr) == (0, "")
-    assert re.search(says, shown.stdout)
+    assert re.search(says, shown.stdout, re.DOTALL)
     assert not list(warm.folder.iterdir())
+
+
+def test_every_choice_and_key_of_the_help_exists(capsys):
+    show_help()
+    page = capsys.readouterr().out
+    for group in GROUPS[:-1]:
+        assert f"  {group}=" in page
+        assert all(re.search(rf"[ ,]{name}[,\n]", page) for name in files_of(group))
+    keys = page.partition("Keys")[2].partition("Exit codes")[0]
+    examples = re.findall(r"^  '?([\w.]+=[^\s']+)", keys, re.MULTILINE)
+    assert len(examples) > 10
+    settings("model=mlp", *(word for word in examples if not word.startswith(("hydra", "trust"))))
+
+
+@pytest.mark.parametrize("typed", ["python train.py algo=f", "ffbp train algo=f"])
+def test_a_shell_completes_settings(typed, warm):
+    asked = warm("-sc", "query=bash", COMP_LINE=typed, COMP_POINT=str(len(typed)))
+    assert (asked.wait(), asked.stderr) == (0, "")
+    assert asked.stdout.split() == ["algo=feedback", "algo=ff", "algo=forward_gradient"]
+    assert "@hydra.main" in (ROOT / "train.py").read_text()  # without which Hydra's code for bash does nothing
 
 
 RUN = "runpy.run_path(sys.argv[0], None, '__main__')"

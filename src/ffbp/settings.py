@@ -141,6 +141,7 @@ class RunSettings(BaseModel, extra="ignore"):
 
     seed: Seed
     compile: StrictBool
+    threads: Any = None  # None for as many as PyTorch takes, as before there was a rule
     algo: NamedPart
     model: NamedPart
     data: DataPart
@@ -148,6 +149,13 @@ class RunSettings(BaseModel, extra="ignore"):
     trainer: TrainerSettings
     callbacks: dict[str, Part] | None = None
     logger: dict[str, Part] | None = None
+
+    @field_validator("threads")
+    @classmethod
+    def _a_number_of_threads(cls, value: Any) -> Any:
+        if value not in ("auto", None) and not (type(value) is int and 1 <= value <= 1024):
+            raise ValueError(f"threads={value}: auto, or a whole number from 1 to 1024 expected.")
+        return value
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+from ffbp.cli.completion import asks_for_completion, complete
+from ffbp.cli.help import show_help
 from ffbp.cli.refusals import exit_code_of, quiet_background
 from ffbp.cli.streams import output_problem, secure_streams
 from ffbp.cli.words import (
@@ -18,6 +20,7 @@ from ffbp.cli.words import (
     with_quoted_path,
 )
 from ffbp.errors import ConfigError, ResourceError
+from ffbp.lifecycle.threads import wait_briefly
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
 
@@ -29,10 +32,13 @@ def main(command: str | None = None) -> NoReturn:
         quiet_background()
     if command is None and sys.argv[1:2] and sys.argv[1] in COMMANDS:
         command = sys.argv.pop(1)
+    if command is None and asks_for_completion(sys.argv[1:2]):
+        command = "train"  # the only one with settings to complete
     if command is None and not FIRST_PROCESS:  # which a training has started, with its own words
         command = "train"
     # read when PyTorch is imported: several processes always look for unused parameters, and it warns without any
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    wait_briefly()
     code = exit_code_of(COMMANDS.get(command or "", usage), debug)
     sys.exit(code or exit_code_of(all_is_said, debug))
 
@@ -55,7 +61,12 @@ class ResumeOptions:
 def train() -> int:
     """Train an algorithm on a model and test it; or a sweep of such runs; or resume one."""
     words = [word.lstrip("+") if word.lstrip("+").startswith("resume=") else word for word in sys.argv[1:]]
-    if asks_for_help(words) or not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
+    if asks_for_completion(words):
+        return complete()
+    if asks_for_help(words):
+        show_help()
+        return 0
+    if not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
         sys.argv[1:] = map(with_quoted_path, sys.argv[1:])
         reject_unusable_words(sys.argv[1:])
         from ffbp.cli.compose import train_as_composed

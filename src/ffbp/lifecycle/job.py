@@ -70,6 +70,8 @@ def run_job(config: DictConfig, path: Path) -> None:
             _require_one_process(settings)
             if any(path.glob("checkpoints/last*.ckpt")):
                 directory.metrics.unlink(missing_ok=True)  # it may be damaged
+                if directory.config.exists():
+                    settings["threads"] = _settings_there(directory)["threads"]
                 continue_run(settings, directory, overrides)
             else:
                 begin_run(config, directory)
@@ -85,9 +87,15 @@ def _require_same_settings(config: DictConfig, directory: RunDirectory) -> None:
     """
     if not directory.config.exists():  # it never began
         return
-    there, here = upgrade_settings(read_kept(directory.config)), upgrade_settings(keep(config))
+    there, here = _settings_there(directory), upgrade_settings(keep(config))
+    if here["threads"] == "auto":
+        here["threads"] = there["threads"]  # whatever was chosen
     if other := "; ".join(differences(there | {"paths": None}, here | {"paths": None})[:3]):
         raise ConfigError(f"{directory}: contains a run with other settings ({other}). Choose another hydra.sweep.dir.")
+
+
+def _settings_there(directory: RunDirectory) -> Settings:
+    return upgrade_settings(read_kept(directory.config))
 
 
 def _require_one_process(settings: Settings) -> None:

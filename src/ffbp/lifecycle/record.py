@@ -20,6 +20,7 @@ from ffbp.errors import CheckpointError, Interrupted
 from ffbp.files import PROGRAM, write_text
 from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint, replace_damaged
 from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.progress import epoch_line
 from ffbp.processes import NotedSignals
 
 
@@ -82,15 +83,12 @@ class RunRecord(Checkpoint):
     Args:
         directory: of the run.
         every_n_steps: save within epochs too; 0 for epochs only.
-        announce: print a line each epoch, for runs without a progress bar.
         signals: once one has been received, save after the current batch and stop.
         rehearsal: write nothing, for Lightning's fast_dev_run.
     """
 
-    def __init__(
-        self, directory: RunDirectory, *, every_n_steps: int, announce: bool, signals: NotedSignals, rehearsal: bool
-    ) -> None:
-        self.directory, self.every_n_steps, self.announce = directory, every_n_steps, announce
+    def __init__(self, directory: RunDirectory, *, every_n_steps: int, signals: NotedSignals, rehearsal: bool) -> None:
+        self.directory, self.every_n_steps = directory, every_n_steps
         self.signals, self.rehearsal = signals, rehearsal
         self.clock = TrainingClock()
         self.rows: list[dict[str, float]] = []
@@ -103,6 +101,8 @@ class RunRecord(Checkpoint):
             self.best = trainer.strategy.broadcast(self._intact_best() if trainer.is_global_zero else self.best)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.global_step:
+            print(f"resumed in epoch {trainer.current_epoch + 1}, step {trainer.global_step}", flush=True)
         self.signals.listen()  # Lightning has just installed signal handlers of its own, which exit with 0
         self.clock.start()
 
@@ -139,11 +139,8 @@ class RunRecord(Checkpoint):
         measured = {name: float(value) for name, value in cast(Algorithm, pl_module).epoch_metrics.items()}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **measured, "time/epoch_seconds": seconds}
         self.rows.append(row)
-        if self.announce and trainer.is_global_zero:
-            total = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-            shown = [name for name in ("train/loss", "train/acc", "val/loss", "val/acc") if name in row]
-            values = "  ".join(f"{name} {row[name]:.4f}" for name in shown)
-            print(f"epoch {trainer.current_epoch + 1}{total}  {values}  {seconds:.1f} s", flush=True)
+        if trainer.is_global_zero:
+            print(epoch_line(trainer, row, seconds), flush=True)
         if row.get("val/acc", -1.0) > self.best.get("val/acc", -1.0) or "val/acc" not in row | self.best:
             self.best = row
             # before last.ckpt: a run killed between the two resumes from the older last and finds this best again

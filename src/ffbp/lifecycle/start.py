@@ -1,5 +1,6 @@
 """How runs begin: in a new directory, or where an earlier one stopped. Imports PyTorch only once it is needed."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -7,16 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.syntax import Syntax
 
 from ffbp.errors import CheckpointError, Interrupted, Refusal
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
 from ffbp.lifecycle.places import has_own_images, require_known_images
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
+from ffbp.lifecycle.threads import usable_cores
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 from ffbp.settings import Settings, check_settings, ended_by_the_clock
 
@@ -118,22 +119,20 @@ def _train(
     SIGNALS.listen(at_once=True)
     from ffbp.lifecycle.train import prepare  # here, so that a rejected setting need not wait for PyTorch
 
-    prepared = prepare(settings, directory.path, resume=resume, bar=None if FIRST_PROCESS else False)
+    bar = None if FIRST_PROCESS else False
+    prepared = prepare(settings, directory.path, resume=resume, bar=bar, cores=_cores_of_a_job())
     SIGNALS.listen()
     if not FIRST_PROCESS:
         prepared.fit()
         return
     directory.remove_incomplete()
     if kept is not None:
-        directory.write_settings(kept, overrides)
+        directory.write_settings(kept | {"threads": prepared.settings["threads"]}, overrides)
     directory.write_status(Status("running", overrides))
     try:
-        print(f"run directory: {directory}")
-        if not resume:
-            plumbing = ("paths", "callbacks", "logger", "resume")
-            shown = OmegaConf.to_yaml({name: part for name, part in settings.items() if name not in plumbing})
-            Console(width=None if sys.stdout.isatty() else 120).print(Syntax(shown, "yaml", background_color="default"))
-            print(prepared.summary(), flush=True)
+        words = shlex.join(overrides) or "the defaults"
+        where = f"run directory: {directory}, with all settings in {directory.config.relative_to(directory.path)}"
+        print("\n".join([*prepared.summary(), f"settings: {words}", where]), flush=True)
         if ended_by_the_clock(settings):
             print("ended by the clock (trainer.max_time): if it is broken off, it cannot be resumed", file=sys.stderr)
         metrics = prepared.fit()
@@ -143,6 +142,15 @@ def _train(
     directory.write_status(Status("finished", overrides))
     accuracies = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith("test/"))
     print(f"{accuracies}  ({metrics['time/train_seconds']:.1f} s of training)")
+
+
+def _cores_of_a_job() -> int | None:
+    """How many of this machine's cores a job of a sweep has beside the others; None for all, as a single run has."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    launcher = HydraConfig.get().launcher
+    jobs = launcher.get("n_jobs") or 1  # joblib's; -1 for one on each core
+    return launcher.get("cpus_per_task") or max(1, usable_cores() // (jobs if jobs > 0 else usable_cores()))
 
 
 def _accept_changes(settings: Settings, wanted: DictConfig) -> bool:

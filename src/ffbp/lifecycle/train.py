@@ -1,6 +1,7 @@
 """A run, from its settings to its metrics: prepare what may be rejected, then fit, test, write."""
 
 import json
+import os
 import platform
 import re
 import resource
@@ -17,8 +18,6 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 
 from ffbp.algorithms import Algorithm
 from ffbp.build import build, build_algorithm
@@ -32,7 +31,9 @@ from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import checkpoint_to_resume
 from ffbp.lifecycle.places import without_places
 from ffbp.lifecycle.predictions import TestAnswers
+from ffbp.lifecycle.progress import EpochBar
 from ffbp.lifecycle.record import LastEpochValidated, RunRecord, write_rows
+from ffbp.lifecycle.threads import automatic_threads, check_threads, usable_cores
 from ffbp.lifecycle.trainer import build_trainer, check_limits
 from ffbp.processes import SIGNALS
 from ffbp.settings import Settings, check_settings
@@ -51,9 +52,19 @@ class Prepared(NamedTuple):
     checkpoint: Path | None
     started: float
 
-    def summary(self) -> str:
-        """The network, layer by layer, with its parameters."""
-        return str(ModelSummary(self.algorithm, max_depth=3))
+    def summary(self) -> list[str]:
+        """What is trained on what, a line each."""
+        settings, data, trainer = self.settings, self.data, self.trainer
+        parameters = sum(parameter.numel() for parameter in self.algorithm.parameters())
+        parts = {"train": data.train, "validation": data.val, "test": data.test}
+        counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in parts.items() if part is not None)
+        threads = torch.get_num_threads()
+        several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+        return [
+            f"{settings['algo']['name']} on {settings['model']['name']}, {parameters:,} parameters",
+            f"{_data_name(settings)}: {counts} images, batches of {data.batch_size}",
+            f"{trainer.strategy.root_device.type}{several}, {threads} thread{'s' if threads > 1 else ''}",
+        ]
 
     def fit(self) -> dict[str, Any]:
         """Train, test on the best checkpoint, leave everything in the directory, and return what is in metrics.json.
@@ -86,14 +97,17 @@ class Prepared(NamedTuple):
         return metrics
 
 
-def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool | None = None) -> Prepared:
+def prepare(
+    settings: Settings, path: Path, *, resume: bool = False, bar: bool | None = None, cores: int | None = None
+) -> Prepared:
     """Build all parts of a run; settings that cannot work are rejected here, before anything is written.
 
     Args:
         settings: that `check_settings` has passed.
         path: of the run directory.
         resume: go on from the last checkpoint there, or from the start if the run never reached one.
-        bar: draw a progress bar, instead of printing a line an epoch; None where there is a terminal.
+        bar: draw a progress bar below the lines of the epochs; None where there is a terminal.
+        cores: for the run's threads, over all its processes; None for all that there are.
 
     Raises:
         Refusal: one of its kinds, with a line that says what to do.
@@ -111,18 +125,19 @@ def prepare(settings: Settings, path: Path, *, resume: bool = False, bar: bool |
         algorithm.settings |= {"class_names": data.class_names}
         bar = sys.stdout.isatty() if bar is None else bar
         steps, rehearsal = settings["checkpoint"]["every_n_steps"], bool(settings["trainer"]["fast_dev_run"])
-        record = RunRecord(directory, every_n_steps=steps, announce=not bar, signals=SIGNALS, rehearsal=rehearsal)
+        record = RunRecord(directory, every_n_steps=steps, signals=SIGNALS, rehearsal=rehearsal)
         answers = TestAnswers()
         callbacks = [build(f"callbacks.{name}", part) for name, part in (settings.get("callbacks") or {}).items()]
         if bar:
-            callbacks.append(RichProgressBar(refresh_rate=4, console_kwargs={"force_terminal": True}))
+            callbacks.append(EpochBar())
         trainer = build_trainer(
-            settings["trainer"] | {"enable_progress_bar": bar, "enable_model_summary": False},
+            settings["trainer"] | {"enable_progress_bar": False, "enable_model_summary": False},
             callbacks=[*callbacks, LastEpochValidated(), answers, record],
             logger=[build(f"logger.{name}", part) for name, part in (settings.get("logger") or {}).items()],
             plugins=[SafeCheckpointIO(path)],
             default_root_dir=path,
         )
+        settings = settings | {"threads": _set_threads(settings, algorithm, trainer, data, cores, resume=resume)}
         check_limits(trainer, data)
         algorithm.check_trainer(trainer)
         algorithm.check_batches(trainer, data)
@@ -142,6 +157,23 @@ def train(settings: Settings, path: Path, *, resume: bool = False, bar: bool | N
     """Check a run's settings, prepare it and fit it, see `prepare` and `Prepared.fit`."""
     check_settings(settings)
     return prepare(settings, path, resume=resume, bar=bar).fit()
+
+
+def _set_threads(
+    settings: Settings, algorithm: Algorithm, trainer: pl.Trainer, data: MemoryData, cores: int | None, *, resume: bool
+) -> int | None:
+    """Compute with as many threads as the settings say, in each process of the run, and return the number."""
+    threads, processes = settings.get("threads"), trainer.world_size
+    share = max(1, (cores or usable_cores()) // processes)
+    if threads == "auto":
+        threads = automatic_threads(algorithm.stack, -(-data.batch_size // processes), share)
+    elif threads is not None and not resume:  # a resumed run keeps its number on any machine
+        check_threads(threads, share)
+    if threads is not None:
+        torch.set_num_threads(threads)
+        if processes > 1:  # Lightning sets another number in each process if this is not there
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+    return threads
 
 
 @contextmanager
@@ -182,7 +214,7 @@ def _all_metrics(settings: Settings, trainer: pl.Trainer, parameters: int, resul
     return {
         "algo": settings["algo"]["name"],
         "model": settings["model"]["name"],
-        "data": settings["data"].get("name") or settings["data"]["source"],
+        "data": _data_name(settings),
         "seed": settings["seed"],
         "parameters": parameters,
         **results,
@@ -194,6 +226,10 @@ def _all_metrics(settings: Settings, trainer: pl.Trainer, parameters: int, resul
         "threads": torch.get_num_threads(),
         "git": _git_revision(),
     }
+
+
+def _data_name(settings: Settings) -> str:
+    return str(settings["data"].get("name") or settings["data"]["source"])
 
 
 def _git_revision() -> str | None:

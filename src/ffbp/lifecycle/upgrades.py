@@ -25,6 +25,8 @@ LAYER_MEASURES = ("loss", "goodness_pos", "goodness_neg", "separation")  # of Fo
 def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in what the settings of an earlier run, from a checkpoint or its .hydra, could not say yet."""
     upgraded = dict(settings)
+    if "trainer" in settings:  # the settings of a run, and not what a checkpoint says of itself
+        upgraded.setdefault("threads", None)
     for name, part in settings.items():
         if isinstance(part, dict) and str(part.get("_target_")) in SETTINGS_ADDED_LATER:
             upgraded[name] = _filled_in(SETTINGS_ADDED_LATER[part["_target_"]], part)
