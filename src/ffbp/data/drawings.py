@@ -9,6 +9,7 @@
 5. Frame: scaled, keeping the aspect, and placed in the image as the data set does: see `Frame`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.ndimage import grey_dilation, grey_erosion, label
 Grey = NDArray[np.float64]
 
 FAR, CLOSE = 200, 120  # pixels of the longer side at the first look, and at the second
+LARGEST = 1600  # pixels of the longer side of a picture, from twice that on it is reduced
 MARGIN = 0.3  # around the ink, at the second look, relative to its longer side
 FAINTEST, CLEAREST = 0.03, 5.0  # ink is at least so far from the paper, where white is 1, and so many deviations of it
 EDGE = 0.1  # the ink's faintest strength that counts
@@ -66,8 +68,9 @@ def on_paper(picture: Image.Image) -> Image.Image:
     has the middle colour of what can be seen.
     """
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    pixels = np.asarray(picture.convert("RGBA"), dtype=np.float64).reshape(-1, 4)
+        return _limited(picture.convert("RGB"))
+    picture = _limited(picture.convert("RGBA"))
+    pixels = np.asarray(picture, dtype=np.float64).reshape(-1, 4)
     opacity = pixels[:, 3] / 255
     if opacity.mean() > 0.5:
         paper = np.median(pixels[opacity > 0.5, :3], axis=0)
@@ -75,7 +78,13 @@ def on_paper(picture: Image.Image) -> Image.Image:
         grey = float(pixels[:, :3].mean(1) @ opacity) / max(float(opacity.sum()), 1e-9)
         paper = np.full(3, 255.0 if grey < 128 else 0.0)
     colours = paper + (pixels[:, :3] - paper) * opacity[:, None]
-    return Image.fromarray(np.rint(colours).astype(np.uint8).reshape(picture.height, picture.width, 3))
+    return Image.fromarray(np.floor(colours + 0.5).astype(np.uint8).reshape(picture.height, picture.width, 3))
+
+
+def _limited(picture: Image.Image) -> Image.Image:
+    """A picture whose longer side has less than twice `LARGEST` pixels."""
+    factor = max(picture.size) // LARGEST
+    return picture.reduce(factor) if factor > 1 else picture
 
 
 def _find(
@@ -84,7 +93,7 @@ def _find(
     """The ink in a part of a picture, cut out, and its box in the picture: left, top, right, bottom."""
     width, height = part[2] - part[0], part[3] - part[1]
     scale = min(1.0, longest / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
     small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=part), dtype=np.float64) / 255  # (H, W, 3)
     ink = ink_of(small, invert)
     if ink is None:
@@ -178,7 +187,7 @@ def _written(ink: Grey) -> Grey:
     edges = int((solid[1:] != solid[:-1]).sum() + (solid[:, 1:] != solid[:, :-1]).sum())
     width = 2 * int(solid.sum()) / max(1.0, edges * np.pi / 4) / FINE  # of a line: twice its area by its outline
     target = min(max(width, STROKE[0]), STROKE[1])
-    radius = round((target - width) / 2 * FINE)
+    radius = math.floor((target - width) / 2 * FINE + 0.5)
     if not radius:
         return ink
     reach = abs(radius)
