@@ -20,6 +20,7 @@ from scipy.ndimage import grey_dilation, grey_erosion, label
 Grey = NDArray[np.float64]
 
 FAR, CLOSE = 200, 120  # pixels of the longer side at the first look, and at the second
+SAMPLES = 60  # points of the longer side to which the paper is fitted, or somewhat fewer
 LARGEST = 1600  # pixels of the longer side of a picture, from twice that on it is reduced
 MARGIN = 0.3  # around the ink, at the second look, relative to its longer side
 FAINTEST, CLEAREST = 0.03, 5.0  # ink is at least so far from the paper, where white is 1, and so many deviations of it
@@ -109,18 +110,22 @@ def paper_of(picture: Grey) -> Grey:
     """The colours that a picture (H, W, 3) would have without ink: a quadratic surface, shape (H, W, 3)."""
     height, width = picture.shape[:2]
     y, x = np.meshgrid(_along(height), _along(width), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)  # (H * W, 6)
-    colours = picture.reshape(-1, 3)
-    border = np.maximum(np.abs(x), np.abs(y)).reshape(-1) >= 0.9
+    all_terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)  # (H, W, 6)
+    step = -(-max(height, width) // SAMPLES)  # a smooth surface needs no more points
+    every = (slice(step // 2, None, step),) * 2 if step < min(height, width) else (slice(None),) * 2
+    terms, colours = all_terms[every].reshape(-1, 6), picture[every].reshape(-1, 3)  # (N, 6), (N, 3)
+    border = np.abs(terms[:, 1:3]).max(1) >= 0.9
     surface = np.broadcast_to(np.median(colours[border], axis=0), colours.shape)
     for _ in range(10):
-        away = np.abs(colours - surface).max(1)  # (H * W,)
+        away = np.abs(colours - surface).max(1)  # (N,)
         scale = min(max(1.5 * float(np.median(away[border])), 0.02), 0.2)
         weights = 1 / (1 + (away / scale) ** 2) ** 2
         weighted = terms * weights[:, None]
         normal = terms.T @ weighted + 1e-6 * weights.sum() * np.eye(6)
-        surface = terms @ np.linalg.solve(normal, weighted.T @ colours)
-    return surface.reshape(picture.shape)
+        coefficients = np.linalg.solve(normal, weighted.T @ colours)  # (6, 3)
+        surface = terms @ coefficients
+    paper: Grey = all_terms @ coefficients
+    return paper
 
 
 def ink_of(picture: Grey, invert: bool | None) -> Grey | None:

@@ -1,12 +1,8 @@
 "use strict";
 // A picture of a digit becomes an image like those of a data set of digits, by the steps of data/drawings.py.
-// A grey image is {width, height, data: Float64Array}, row by row; a picture is three of them, in [0, 1].
+// ink.js has the first of them, and says what a grey image and a picture are.
 
-const FAR = 200, CLOSE = 120, MARGIN = 0.3, FAINTEST = 0.03, CLEAREST = 5, EDGE = 0.1, FINE = 4, STROKE = [1.7, 3.7];
-
-const round = (value) => Math.floor(value + 0.5);
-const grey = (width, height) => ({ width, height, data: new Float64Array(width * height) });
-const maximum = (values) => values.reduce((a, b) => Math.max(a, b), 0);
+const FAR = 200, CLOSE = 120, MARGIN = 0.3, FINE = 4, STROKE = [1.7, 3.7]; // as there
 
 /** The image (Float64Array of side * side numbers in [0, 1]) of what is drawn in an ImageData; null if nothing is. */
 function asDrawn(imageData, frame) {
@@ -57,130 +53,6 @@ function find(picture, part, longest) {
   const ink = oneDrawing(found), [top, bottom, left, right] = boxOf(ink), x = width / size[0], y = height / size[1];
   const box = [part[0] + left * x, part[1] + top * y, part[0] + right * x, part[1] + bottom * y];
   return { ink: cut(ink, [top, bottom, left, right]), box };
-}
-
-/** The colours that a picture would have without ink: a quadratic surface for each channel. */
-function paperOf(picture) {
-  const [{ width, height }] = picture, count = width * height;
-  const terms = new Float64Array(count * 6), border = [];
-  for (let i = 0; i < count; i++) {
-    const x = ((i % width) + 0.5) * 2 / width - 1, y = (Math.floor(i / width) + 0.5) * 2 / height - 1;
-    terms.set([1, x, y, x * x, x * y, y * y], 6 * i);
-    if (Math.max(Math.abs(x), Math.abs(y)) >= 0.9) border.push(i);
-  }
-  const surface = picture.map(({ data }) => new Float64Array(count).fill(median(border.map((i) => data[i]))));
-  const away = new Float64Array(count);
-  for (let step = 0; step < 10; step++) {
-    for (let i = 0; i < count; i++) {
-      away[i] = Math.max(...picture.map(({ data }, c) => Math.abs(data[i] - surface[c][i])));
-    }
-    const scale = Math.min(Math.max(1.5 * median(border.map((i) => away[i])), 0.02), 0.2);
-    const normal = Array.from({ length: 6 }, () => new Float64Array(9)); // and, behind it, the three right sides
-    let total = 0;
-    for (let i = 0; i < count; i++) {
-      const weight = 1 / (1 + (away[i] / scale) ** 2) ** 2;
-      total += weight;
-      for (let a = 0; a < 6; a++) {
-        const term = weight * terms[6 * i + a];
-        for (let b = 0; b < 6; b++) normal[a][b] += term * terms[6 * i + b];
-        for (let c = 0; c < 3; c++) normal[a][6 + c] += term * picture[c].data[i];
-      }
-    }
-    for (let a = 0; a < 6; a++) normal[a][a] += 1e-6 * total;
-    const coefficients = solved(normal);
-    for (let i = 0; i < count; i++) {
-      for (let c = 0; c < 3; c++) {
-        let sum = 0;
-        for (let a = 0; a < 6; a++) sum += terms[6 * i + a] * coefficients[a][c];
-        surface[c][i] = sum;
-      }
-    }
-  }
-  return surface;
-}
-
-/** Solve a symmetric, positive definite system, given as rows of 6 coefficients and 3 right sides: 6 rows of 3. */
-function solved(rows) {
-  for (let a = 0; a < 6; a++) {
-    for (let b = 0; b < 6; b++) {
-      const factor = a === b ? 0 : rows[b][a] / rows[a][a];
-      if (factor) for (let k = a; k < 9; k++) rows[b][k] -= factor * rows[a][k];
-    }
-  }
-  return rows.map((row, a) => Array.from(row.subarray(6), (value) => value / row[a]));
-}
-
-/** How much ink lies on each pixel, in [0, 1]; null if there is none. */
-function inkOf(picture) {
-  const [{ width, height }] = picture, count = width * height, paper = paperOf(picture), direction = [0, 0, 0];
-  const away = picture.map(({ data }, c) => data.map((value, i) => value - paper[c][i]));
-  for (let i = 0; i < count; i++) {
-    const square = away.reduce((sum, channel) => sum + channel[i] ** 2, 0);
-    for (let c = 0; c < 3; c++) direction[c] += away[c][i] * square;
-  }
-  const length = Math.hypot(...direction);
-  if (length < 1e-12) return null;
-  const darker = direction[0] + direction[1] + direction[2] < 0, along = new Float64Array(count);
-  for (let i = 0; i < count; i++) {
-    along[i] = away.reduce((sum, channel, c) => sum + channel[i] * direction[c], 0) / length / Math.sqrt(3);
-    if (darker) along[i] /= Math.max((paper[0][i] + paper[1][i] + paper[2][i]) / 3, 0.25);
-  }
-  const ink = grey(width, height);
-  along.forEach((value, i) => (ink.data[i] = Math.max(value, 0)));
-  const threshold = thresholdOf(ink.data), inside = ink.data.filter((value) => value > threshold);
-  if (!inside.length) return null;
-  const full = quantile(inside, 0.8);
-  const noise = 1.48 * median(along.filter((_, i) => ink.data[i] <= threshold).map(Math.abs));
-  if (full < Math.max(FAINTEST, CLEAREST * noise)) return null;
-  const faint = Math.min(3 * noise, full / 2);
-  ink.data.forEach((value, i) => (ink.data[i] = Math.min(Math.max((value - faint) / (full - faint), 0), 1)));
-  return ink;
-}
-
-/** Otsu's threshold of values in [0, ...). */
-function thresholdOf(values, bins = 64) {
-  const most = maximum(values), counts = new Float64Array(bins);
-  if (most <= 0) return 0;
-  for (const value of values) counts[Math.min(Math.trunc(value / most * bins), bins - 1)]++;
-  const all = values.length, sum = counts.reduce((total, n, k) => total + n * k, 0);
-  let best = -1, found = 0, below = 0, sums = 0;
-  counts.forEach((n, k) => {
-    below += n;
-    sums += n * k;
-    const means = (sum - sums) / Math.max(all - below, 1) - sums / Math.max(below, 1);
-    const between = below * (all - below) * means ** 2;
-    if (between > best) [best, found] = [between, k];
-  });
-  return ((found + 1) / bins) * most;
-}
-
-/** Without specks, and without what touches the border unless hardly anything else is there. */
-function oneDrawing(ink) {
-  const { width, height, data } = ink, part = new Int32Array(data.length).fill(-1), masses = [], free = [];
-  for (let first = 0; first < data.length; first++) {
-    if (data[first] <= EDGE || part[first] >= 0) continue;
-    const number = masses.length, waiting = [first];
-    masses.push(0);
-    free.push(true);
-    part[first] = number;
-    while (waiting.length) {
-      const i = waiting.pop(), x = i % width, y = Math.floor(i / width);
-      masses[number] += data[i];
-      if (x === 0 || y === 0 || x === width - 1 || y === height - 1) free[number] = false;
-      for (let v = Math.max(y - 1, 0); v <= Math.min(y + 1, height - 1); v++) {
-        for (let u = Math.max(x - 1, 0); u <= Math.min(x + 1, width - 1); u++) {
-          const near = v * width + u;
-          if (data[near] > EDGE && part[near] < 0) {
-            part[near] = number;
-            waiting.push(near);
-          }
-        }
-      }
-    }
-  }
-  const inside = masses.map((mass, k) => (free[k] ? mass : 0));
-  const counted = maximum(inside) >= 0.2 * maximum(masses) ? inside : masses, least = 0.08 * maximum(counted);
-  return { width, height, data: data.map((value, i) => (part[i] >= 0 && counted[part[i]] >= least ? value : 0)) };
 }
 
 /** Ink, cut out, whose strokes are as wide as people write them. */
@@ -289,13 +161,4 @@ function cut(image, [top, bottom, left, right]) {
 
 function pixel({ width, height, data }, x, y) {
   return x < 0 || y < 0 || x >= width || y >= height ? 0 : data[y * width + x];
-}
-
-function median(values) {
-  return quantile(values, 0.5);
-}
-
-function quantile(values, share) {
-  const sorted = Float64Array.from(values).sort(), place = share * (sorted.length - 1), below = Math.floor(place);
-  return sorted[below] + (place - below) * (sorted[Math.min(below + 1, sorted.length - 1)] - sorted[below]);
 }

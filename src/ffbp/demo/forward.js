@@ -21,7 +21,7 @@ function prepare(description) {
   const network = { ...description, layers: description.layers.map(ready), head: ready(description.head) };
   if (description.ff) {
     const { planes, size, labels } = description.ff;
-    const patterns = decode(description.ff.patterns), length = planes * size * size;
+    const patterns = (network.patterns = decode(description.ff.patterns)), length = planes * size * size;
     network.patternProducts = Array.from({ length: labels }, (_, label) => {
       const pattern = patterns.subarray(label * length, (label + 1) * length);
       return product(network.layers[0], { shape: [planes, size, size], data: pattern }, false);
@@ -131,6 +131,12 @@ function ask(network, pixels) {
   const found = network.ff ? askForwardForward(network, pixels) : askBackprop(network, pixels);
   const scores = network.ff && network.ff.readout === "goodness" ? found.goodness : found.logits;
   return { ...found, answer: scores.indexOf(Math.max(...scores)) };
+}
+
+/** An image that carries a label, its first plane: what Forward-Forward judges. */
+function labelled({ ff: { planes, size, covered }, patterns }, pixels, label) {
+  const image = pixels.slice().fill(0, 0, covered);
+  return image.map((value, i) => value + patterns[label * planes * size * size + i]);
 }
 
 function askBackprop(network, pixels) {
