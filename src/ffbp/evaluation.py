@@ -114,7 +114,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             if path.is_dir():
                 of_path = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             elif not path.exists() and has_magic(str(path)):
-                of_path = [Path(name) for name in sorted(glob(str(path), recursive=True)) if not Path(name).is_dir()]
+                names = sorted(glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+                of_path = [Path(name) for name in names if not Path(name).is_dir()]
             else:
                 of_path = [path]
         except OSError as error:

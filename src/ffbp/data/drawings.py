@@ -20,7 +20,7 @@ from scipy.ndimage import grey_dilation, grey_erosion, label
 Grey = NDArray[np.float64]
 
 FAR, CLOSE = 200, 120  # pixels of the longer side at the first look, and at the second
-SAMPLES = 60  # points of the longer side to which the paper is fitted, or somewhat fewer
+SAMPLES = 60  # points of the longer side to which the paper is fitted
 LARGEST = 1600  # pixels of the longer side of a picture, from twice that on it is reduced
 MARGIN = 0.3  # around the ink, at the second look, relative to its longer side
 FAINTEST, CLEAREST = 0.03, 5.0  # ink is at least so far from the paper, where white is 1, and so many deviations of it
@@ -111,10 +111,12 @@ def paper_of(picture: Grey) -> Grey:
     height, width = picture.shape[:2]
     y, x = np.meshgrid(_along(height), _along(width), indexing="ij")
     all_terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)  # (H, W, 6)
-    step = -(-max(height, width) // SAMPLES)  # a smooth surface needs no more points
-    every = (slice(step // 2, None, step),) * 2 if step < min(height, width) else (slice(None),) * 2
+    # a smooth surface needs no more points
+    step = min(-(-max(height, width) // SAMPLES), max(1, min(height, width) // 10))
+    every = (slice(step // 2, None, step),) * 2
     terms, colours = all_terms[every].reshape(-1, 6), picture[every].reshape(-1, 3)  # (N, 6), (N, 3)
-    border = np.abs(terms[:, 1:3]).max(1) >= 0.9
+    outward = np.abs(terms[:, 1:3]).max(1)
+    border = outward >= min(0.9, float(outward.max()))
     surface = np.broadcast_to(np.median(colours[border], axis=0), colours.shape)
     for _ in range(10):
         away = np.abs(colours - surface).max(1)  # (N,)

@@ -58,13 +58,12 @@ def describe(model: Algorithm, run: str) -> dict[str, Any]:
 def require_known(model: Algorithm, run: str) -> None:
     """Raise a ConfigError that names the rule and the network, if they are none that the page knows."""
     settings = model.settings
-    algo, network, data = (
-        one_line(settings[group].get("source" if group == "data" else "name", "?")) for group in ("algo", "model", "data")
-    )
+    algo, network = (one_line(settings[group].get("name", "?")) for group in ("algo", "model"))
     if type(model) not in (Backprop, ForwardForward) or not all(_known(block) for block in model.stack.blocks):
         raise ConfigError(f"{run}: algo={algo} on model={network}; the page knows mlp and cnn under bp and ff.")
     side = model.stack.image_shape[-1]
     if frame_of(settings) is None or model.stack.image_shape != (1, side, side):
+        data = one_line(settings["data"].get("source", "?"))
         raise ConfigError(f"{run}: data={data}; the page is for digits, data=mnist or data=digits.")
 
 

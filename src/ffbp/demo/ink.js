@@ -15,13 +15,15 @@ function paperOf(picture) {
     const x = along(i % width, width), y = along(Math.floor(i / width), height);
     return [1, x, y, x * x, x * y, y * y];
   };
-  const wanted = Math.ceil(Math.max(width, height) / SAMPLES); // a smooth surface needs no more points
-  const step = wanted < Math.min(width, height) ? wanted : 1, places = [];
+  // a smooth surface needs no more points
+  const least = Math.min(width, height), most = Math.max(width, height), places = [];
+  const step = Math.min(Math.ceil(most / SAMPLES), Math.max(1, Math.floor(least / 10)));
   for (let y = Math.floor(step / 2); y < height; y += step) {
     for (let x = Math.floor(step / 2); x < width; x += step) places.push(y * width + x);
   }
   const count = places.length, terms = Float64Array.from(places.flatMap(termsAt));
-  const border = Array.from(places.keys()).filter((k) => Math.max(Math.abs(terms[6 * k + 1]), Math.abs(terms[6 * k + 2])) >= 0.9);
+  const outward = places.map((_, k) => Math.max(Math.abs(terms[6 * k + 1]), Math.abs(terms[6 * k + 2])));
+  const edge = Math.min(0.9, maximum(outward)), border = Array.from(places.keys()).filter((k) => outward[k] >= edge);
   const colours = picture.map(({ data }) => Float64Array.from(places, (i) => data[i])), away = new Float64Array(count);
   const surface = colours.map((data) => new Float64Array(count).fill(median(border.map((i) => data[i]))));
   let coefficients;

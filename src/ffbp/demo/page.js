@@ -7,7 +7,7 @@ const cards = networks.map(card);
 const pad = byId("pad"), paper = pad.parentNode;
 const SIDE = 112, PEN = 0.065; // of the picture that the networks are given, in pixels; of the pen, in parts of the paper
 const MOST = 1600; // pixels of the longer side of a picture that is opened
-let strokes = [], current = null, picture = null, waiting = false, writing = 0;
+let strokes = [], current = null, picture = null, waiting = false, writing = 0, notice = "";
 
 byId("cards").append(...cards.map(({ element: made }) => made));
 for (const network of networks) network.quiet = ask(network, new Float64Array(network.size ** 2)).activities
@@ -60,7 +60,7 @@ function refresh() {
   paint(byId("seen"), first ?? null);
   if (current || writing) return; // read out when the stroke is finished
   const said = networks.map((network, k) => found[k] && `${network.title}: ${network.classes[found[k].answer]}`);
-  byId("status").textContent = first ? said.join(" · ") : image ? "Nothing is drawn there." : "";
+  byId("status").textContent = first ? said.join(" · ") : image ? "Nothing is drawn there." : notice;
 }
 
 /** Ask again at the next frame, however often this is called before. */
@@ -71,7 +71,7 @@ function changed() {
 
 function clear() {
   cancelAnimationFrame(writing);
-  [strokes, current, picture, writing] = [[], null, null, 0];
+  [strokes, current, picture, writing, notice] = [[], null, null, 0, ""];
   changed();
 }
 
@@ -118,10 +118,10 @@ async function open(file) {
     const factor = Math.floor(Math.max(whole.width, whole.height) / MOST);
     const size = { resizeWidth: Math.ceil(whole.width / factor), resizeHeight: Math.ceil(whole.height / factor) };
     picture = factor > 1 ? await createImageBitmap(whole, { ...size, resizeQuality: "high" }) : whole;
-    changed();
   } catch {
-    byId("status").textContent = `${file.name || "That"}: cannot be read as a picture.`;
+    notice = `${file.name || "That"}: cannot be read as a picture.`;
   }
+  changed();
 }
 
 byId("clear").addEventListener("click", clear);

@@ -11,10 +11,8 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ffbp.algorithms import Algorithm
-from ffbp.data.drawings import Frame
 from ffbp.demo.export import describe
 from ffbp.errors import CheckpointError, ConfigError, one_line
-from ffbp.evaluation import frame_of
 from ffbp.files import write_text
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.load import load
@@ -35,12 +33,7 @@ def write_demo(runs: Sequence[Path], path: Path, *, trust: Sequence[str] = ()) -
         CheckpointError: if a run is missing, damaged or not to be trusted.
     """
     require_own(path)
-    networks, frames = [], []
-    for run in runs:
-        model = load(run, trust=trust)
-        networks.append(_described(model, run))
-        frames.append(frame_of(model.settings))
-    text = page_of(networks, frames)
+    text = page_of([_described(load(run, trust=trust), run) for run in runs])
     if len(text) > MOST_BYTES:
         raise ConfigError(f"{path}: would have {len(text) / 1e6:.0f} MB; show fewer or smaller networks.")
     write_text(path, text)
@@ -59,7 +52,7 @@ def require_own(path: Path) -> None:
         raise ConfigError(f"{path}: was not written by demo; choose another out=.")
 
 
-def page_of(networks: Sequence[dict[str, Any]], frames: Sequence[Frame | None]) -> str:
+def page_of(networks: Sequence[dict[str, Any]]) -> str:
     """The HTML of a page with networks from `describe`, each with a title, sizes, accuracy and run."""
     folder = Path(__file__).parent
     style = (folder / "page.css").read_text(encoding="utf-8")
