@@ -216,7 +216,7 @@ def answers(model: Algorithm, pictures: Pictures, with_goodness: bool) -> Iterat
     by_goodness = model.readout == "goodness"
     images = model.stack.as_input(pictures.images).to(weight)
     with torch.no_grad():
-        logits = torch.cat([model.answer(part).float() for part in images.split(500)])
+        logits = torch.cat([model.answer(part).float() for part in torch.split(images, 500)])
     scores = logits if by_goodness else logits.softmax(1)
     best, order = scores.topk(min(3, len(names)))  # (N, 3)
     for number, file in enumerate(pictures.files):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import grey_dilation, grey_erosion, label
+from scipy.ndimage import grey_dilation, grey_erosion, label  # type: ignore[import-untyped]
 
 Grey = NDArray[np.float64]
 
@@ -84,8 +84,7 @@ def on_paper(picture: Image.Image) -> Image.Image:
 
 def _limited(picture: Image.Image) -> Image.Image:
     """A picture whose longer side has less than twice `LARGEST` pixels."""
-    factor = max(picture.size) // LARGEST
-    return picture.reduce(factor) if factor > 1 else picture
+    return picture.reduce(max(1, max(picture.size) // LARGEST))
 
 
 def _find(
@@ -156,7 +155,8 @@ def ink_of(picture: Grey, invert: bool | None) -> Grey | None:
     if full < max(FAINTEST, CLEAREST * noise):
         return None
     faint = min(3 * noise, full / 2)
-    return np.clip((ink - faint) / (full - faint), 0, 1)
+    strength: Grey = np.clip((ink - faint) / (full - faint), 0, 1)
+    return strength
 
 
 def _threshold(values: Grey, bins: int = 64) -> float:
@@ -165,8 +165,7 @@ def _threshold(values: Grey, bins: int = 64) -> float:
     if most <= 0:
         return 0.0
     counts = np.bincount(np.minimum((values / most * bins).astype(int), bins - 1).reshape(-1), minlength=bins)
-    numbers = np.arange(bins)
-    below, sums = np.cumsum(counts), np.cumsum(counts * numbers)
+    below, sums = np.cumsum(counts), np.cumsum(counts * np.arange(bins))
     above, rest = below[-1] - below, sums[-1] - sums
     means = rest / np.maximum(above, 1) - sums / np.maximum(below, 1)
     return (int(np.argmax(below * above * means**2)) + 1) / bins * most
@@ -201,23 +200,21 @@ def _written(ink: Grey) -> Grey:
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = x * x + y * y <= reach * reach + reach
     changed = (grey_dilation if radius > 0 else grey_erosion)(np.pad(fine, reach + 1), footprint=disc)
-    if changed.max() <= 0.5:
-        return ink
     top, bottom, left, right = _box(changed)
-    return changed[top:bottom, left:right]
+    cut: Grey = changed[top:bottom, left:right]
+    return cut if changed.max() > 0.5 else ink
 
 
 def _place(ink: Grey, frame: Frame) -> NDArray[np.uint8]:
     """Scale ink, cut out, to the size that a data set's digits have, and put it where they are."""
     scaled = _resized(ink, frame.ink)
-    scaled = scaled / scaled.max()
     size = np.array(scaled.shape)
     middle = np.array([np.average(np.arange(n), weights=scaled.sum(1 - axis)) for axis, n in enumerate(size)])
     # MNIST's mass lies at 14.0, counted from the middle of the first pixel
     wanted = frame.cells / 2 - middle if frame.by_mass else (frame.cells - size) / 2
     top, left = np.clip(np.floor(wanted + 0.5).astype(int), 0, frame.cells - size)
     image = np.zeros((frame.cells, frame.cells))
-    image[top : top + size[0], left : left + size[1]] = scaled
+    image[top : top + size[0], left : left + size[1]] = scaled / scaled.max()
     if frame.enlarged > 1:
         rows = resampling(frame.cells, frame.cells * frame.enlarged)
         image = np.pad(rows @ image @ rows.T, frame.border)

@@ -78,7 +78,7 @@ function weighing(network) {
   const explained = element("p", { className: "explained", textContent: network.ff.covered
     ? "Each label is written into the image, as a bright dot at the top left. The label under which the layers are most active fits best."
     : "Each label is written into the image, as a wave or a plane of its own. The label under which the layers are most active fits best." });
-  const made = element("div", {}, heading("Goodness of each label", "how active each layer is, by the mean or sum of squares"),
+  const made = element("div", {}, heading("Goodness of each label", `the ${network.ff.goodness === "sum_square" ? "sum" : "mean"} of its squared activities`),
     element("table", { className: "grid" }, body), explained);
   return {
     element: made,
@@ -102,7 +102,7 @@ function weighing(network) {
 function activities(network) {
   const drawn = network.layers.map(() => ({ canvas: element("canvas", { width: 1, height: 1 }), caption: element("figcaption") }));
   const figures = drawn.map(({ canvas, caption }) => element("figure", { className: "layer" }, canvas, caption));
-  const how = network.ff && network.ff.labels ? "with a bit of every label" : "the more colour, the more active";
+  const how = network.ff && network.ff.labels ? "with a tenth of every label in the image" : "the more colour, the more active";
   const made = element("div", {}, heading("What each layer does", how), ...figures);
   return {
     element: made,
@@ -124,7 +124,7 @@ function activities(network) {
 function drawActivity(canvas, [count, height = 1, width = 1], data, colour, soft) {
   const zoom = height > 1 ? Math.max(2, Math.floor(26 / height)) : 12, gap = height > 1 ? 3 : 2;
   const wide = width * zoom + gap, high = height * zoom + gap;
-  const columns = Math.min(count, Math.max(8, Math.round(Math.sqrt(count * (height > 1 ? 2.2 : 2) * high / wide))));
+  const columns = Math.min(count, 2 ** Math.round(Math.log2(Math.sqrt((count * 2 * high) / wide)))); // rows that fill up
   canvas.width = columns * wide;
   canvas.height = Math.ceil(count / columns) * high;
   const context = canvas.getContext("2d"), most = data.reduce((a, b) => Math.max(a, Math.abs(b)), 0) || 1;

@@ -7,7 +7,7 @@ const cards = networks.map(card);
 const pad = byId("pad"), paper = pad.parentNode;
 const SIDE = 112, PEN = 0.065; // of the picture that the networks are given, in pixels; of the pen, in parts of the paper
 const MOST = 1600; // pixels of the longer side of a picture that is opened
-let strokes = [], current = null, picture = null, waiting = false, writing = 0, notice = "";
+let strokes = [], current = null, picture = null, waiting = false, writing = 0, notice = "", rest = 0;
 
 byId("cards").append(...cards.map(({ element: made }) => made));
 for (const network of networks) network.quiet = ask(network, new Float64Array(network.size ** 2)).activities
@@ -48,6 +48,8 @@ function refresh() {
   draw(pad.getContext("2d"), side, getComputedStyle(document.body).color);
   byId("hint").hidden = Boolean(strokes.length || picture);
   byId("hint").style.display = byId("hint").hidden ? "none" : "";
+  if (performance.now() < rest) return void setTimeout(changed, 20); // so that ink flows where answers take long
+  const began = performance.now();
   const image = strokes.length || picture ? given() : null, images = new Map();
   const found = networks.map((network, k) => {
     const key = JSON.stringify(network.frame);
@@ -58,6 +60,7 @@ function refresh() {
   });
   const [first] = images.values();
   paint(byId("seen"), first ?? null);
+  rest = current || writing ? 2 * performance.now() - began : 0;
   if (current || writing) return; // read out when the stroke is finished
   const said = networks.map((network, k) => found[k] && `${network.title}: ${network.classes[found[k].answer]}`);
   byId("status").textContent = first ? said.join(" · ") : image ? "Nothing is drawn there." : notice;

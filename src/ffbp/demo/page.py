@@ -76,13 +76,13 @@ def page_of(networks: Sequence[dict[str, Any]]) -> str:
 def _described(model: Algorithm, run: Path) -> dict[str, Any]:
     described = describe(model, str(run))
     layers = [*described["layers"], described["head"]]
-    convolutions = [str(layer["units"]) for layer in layers if layer["kind"] == "conv"]
-    dense = [str(layer["units"]) for layer in layers if layer["kind"] == "dense"]
-    of_input = [f"{'-'.join(convolutions)} maps"] if convolutions else [str(described["size"] ** 2)]
+    maps = "-".join(str(layer["units"]) for layer in layers if layer["kind"] == "conv")
+    units = "-".join(str(layer["units"]) for layer in layers if layer["kind"] == "dense")
+    sizes = f"{maps} maps, {units} units" if maps else f"{described['size'] ** 2}-{units}"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return described | {
         "title": NAMES[one_line(model.settings["algo"]["name"])],
-        "sizes": f"{'-'.join([*of_input, *dense])}, {parameters:,} parameters",
+        "sizes": f"{sizes}, {parameters:,} parameters",
         "accuracy": _accuracy(run),
         "run": one_line(run),
     }
