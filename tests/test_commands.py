@@ -95,7 +95,7 @@ def test_a_run_leaves_what_scripts_rely_on(warm):
     Image.fromarray(test.images[0, 0].numpy()).save(tmp_path / "mine.png")
     seen = warm("run=logs/one", "images=[mine.png]", script="evaluate.py")
     assert seen.wait() == 0, seen.stderr
-    assert seen.stdout.split() == ["mine.png", str(ffbp.load(one).predict(test.images[:1]).item())]
+    assert seen.stdout.split("\t")[:2] == ["mine.png", str(ffbp.load(one).predict(test.images[:1]).item())]
 
 
 def test_without_validation_the_last_checkpoint_is_tested(warm):
@@ -134,7 +134,7 @@ def test_a_run_may_have_any_name(warm):
     assert compared.wait() == 0, compared.stderr
     assert "[x]/compare/index.html" in compared.stdout
     picture = warm.folder / "007" / "[x]"
-    Image.new("L", (28, 28)).save(picture, "PNG")
+    Image.new("L", (28, 28)).save(picture, "PNG")  # blank
     for images in ("images=007/[x]", "images=['007/[x]']"):
         seen = warm("run=[x]", images, script="evaluate.py")
         assert seen.wait() == 0, seen.stderr
@@ -147,7 +147,8 @@ def test_a_run_may_have_any_name(warm):
         ("train.py", ["--help"], "algo= +bp, .*experiment= .*Exit codes: "),
         ("train.py", ["resume=run", "--help"], "algo= +bp,"),
         ("train.py", ["--hydra-help"], "--multirun"),
-        ("evaluate.py", ["--help"], "images=  .*one, or"),
+        ("evaluate.py", ["--help"], "invert=  .*auto, true, false"),
+        ("demo.py", ["--help"], "runs=  .*one, or"),
         ("compare.py", ["-h", "runs=x"], "runs=  .*else logs"),
     ],
 )

@@ -366,13 +366,13 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_of_any_mode_is_read_as_it_looks(name, tmp_path):
     PICTURES[name].save(tmp_path / name)
-    _, images = read_images([tmp_path / name], (1, 28, 28), invert=False)
+    images = read_images([tmp_path / name], (1, 28, 28)).images
     assert np.array_equal(images[0, 0], RAMP)
 
 
 def test_pictures_on_transparent_paper_turned_animated_and_black_and_white(tmp_path):
     as_ink(0).save(tmp_path / "black ink.png")
-    _, images = read_images([tmp_path / "black ink.png"], (3, 28, 28), invert=True)
+    images = read_images([tmp_path / "black ink.png"], (3, 28, 28), invert=True).images
     assert all(np.array_equal(channel, RAMP) for channel in images[0])
     with pytest.raises(DataError, match="nothing shows on black"):
         read_images([tmp_path / "black ink.png"], (1, 28, 28), invert=False)
@@ -382,7 +382,7 @@ def test_pictures_on_transparent_paper_turned_animated_and_black_and_white(tmp_p
     Image.fromarray(RAMP).save(tmp_path / "two.gif", save_all=True, append_images=[Image.new("L", (28, 28))])
     Image.fromarray(RAMP).convert("1").save(tmp_path / "one bit.png")
     names = [tmp_path / name for name in ("turned.png", "two.gif", "one bit.png")]
-    _, images = read_images(names, (1, 28, 28), invert=False)
+    images = read_images(names, (1, 28, 28)).images
     assert np.array_equal(images[0, 0], RAMP[::-1, ::-1])
     assert np.array_equal(images[1, 0], RAMP)
     assert set(images[2].unique().tolist()) == {0, 255}

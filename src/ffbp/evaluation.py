@@ -1,26 +1,32 @@
-"""Testing a trained model, and reading image files for it to classify."""
+"""Testing a trained model, and what it sees in pictures of one's own."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from glob import glob, has_magic
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ffbp.algorithms import Algorithm
+from ffbp.algorithms import Algorithm, ForwardForward
 from ffbp.build import build
-from ffbp.errors import CheckpointError, DataError
+from ffbp.data.drawings import Frame, as_drawn, on_paper
+from ffbp.data.pictures import SUFFIXES, decode, upright
+from ffbp.data.sources import FRAMES, IDX_SETS
+from ffbp.errors import CheckpointError, ConfigError, DataError, one_line
+from ffbp.files import writing
 from ffbp.lifecycle.places import OTHER_IMAGES, has_own_images, place_of_images
 from ffbp.lifecycle.trainer import evaluation_trainer
+from ffbp.settings import Settings
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name for images of so many channels."""
-MOST_PIXELS = 50_000_000
+WRITER = ("Software", "ffbp evaluate")
+"""A line in the pictures that `save_images` writes, by which it knows its own."""
 
 
 def test_metrics(model: Algorithm, data_dir: str, run: Path, path: str) -> dict[str, float]:
@@ -48,66 +54,184 @@ def test_metrics(model: Algorithm, data_dir: str, run: Path, path: str) -> dict[
     return dict(metrics)
 
 
-def read_images(paths: Sequence[Path], shape: Sequence[int], invert: bool) -> tuple[list[Path], Tensor]:
-    """Read image files, or folders of them, and scale them to `shape` (channels, height, width), grey or in colours.
+class Pictures(NamedTuple):
+    """Picture files that could be read, as a model takes them."""
 
-    An image is turned upright as its EXIF says, and of several in a file the first is taken. Sixteen bits are scaled
-    to eight. What is transparent becomes the background: black, or white if `invert`.
+    files: list[Path]
+    images: Tensor  # (N, C, H, W), uint8
+    blank: list[bool]  # where nothing is drawn
+    skipped: list[str]  # for each file that could not be read, a line that says why
 
-    Returns the files, and uint8 images of shape (N, C, H, W), black and white swapped if `invert`.
+
+def frame_of(settings: Settings) -> Frame | None:
+    """How the data set of a run places its digits, None if it does not show digits."""
+    source = settings["data"].get("source")
+    return FRAMES.get(source) if isinstance(source, str) else None
+
+
+def class_names(settings: Settings) -> list[str]:
+    """What the classes of a run's data set are called: numbers, unless it is one whose classes have names."""
+    source = settings["data"].get("source")
+    if source in IDX_SETS and source not in FRAMES:
+        return list(IDX_SETS[source].classes)
+    named = settings.get("class_names") or []
+    return [one_line(name, 60) for name in named] or [str(label) for label in range(settings["classes"])]
+
+
+def read_images(
+    paths: Sequence[Path],
+    shape: Sequence[int],
+    invert: bool | None = None,
+    frame: Frame | None = None,
+    *,
+    own: bool = False,
+) -> Pictures:
+    """Read pictures: files, the pictures in folders, and patterns such as scans/*.png.
+
+    A picture is turned upright as its EXIF says, and of several in a file the first is taken. Sixteen bits are scaled
+    to eight.
+
+    Args:
+        paths: what exists under its name is taken as such, be it [x] or *.
+        shape: channels, height and width of the model's images; grey or in colours.
+        invert: whether pictures are dark on bright; None to find out for digits, and for False otherwise.
+        frame: how the data set places its digits, see `drawings`. None: pictures are only scaled, swapped in black and
+            white if `invert`, and what is transparent becomes the background, black, or white if `invert`.
+        own: as the files of a folder are read in training, see `decode`.
 
     Raises:
-        DataError: if a file cannot be read as an image, or there are none.
+        DataError: if no file can be read as a picture.
     """
-    files: list[Path] = []
-    for path in paths:
-        try:
-            files += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    if not files:
-        raise DataError(f"{', '.join(map(str, paths))}: no images found ({', '.join(SUFFIXES)}).")
     channels, height, width = shape
     if channels not in MODES:
         raise DataError(f"images= are grey or coloured, and this model takes {channels} channels.")
-    images = torch.empty(len(files), *shape, dtype=torch.uint8)
-    for number, file in enumerate(files):
+    files, images, blank, skipped = [], [], [], []
+    for file in _files(paths):
         try:
-            image = _upright_and_opaque(file, background="white" if invert else "black")
-            pixels = np.array(image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR))
+            content = _content(file)
+            drawn: NDArray[np.uint8] | None
+            if frame is not None:
+                drawn = as_drawn(on_paper(upright(content)), frame, invert)
+            elif own:
+                drawn = decode(content, (height, width), 1 if channels == 1 else 3)
+            else:
+                drawn = _scaled(upright(content), (width, height), MODES[channels], bool(invert))
+            if drawn is not None and drawn.min() == drawn.max():
+                drawn = None
         except Exception as error:  # a damaged file may end a reader in any way
-            raise DataError(f"{file}: cannot be read as an image ({error}).") from error
-        images[number] = torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)
-    return files, 255 - images if invert else images
+            skipped.append(f"{file}: cannot be read as an image ({error})")
+            continue
+        files.append(file)
+        blank.append(drawn is None)
+        pixels = np.zeros((height, width), dtype=np.uint8) if drawn is None else drawn
+        images.append(torch.from_numpy(pixels.copy()).view(height, width, -1).permute(2, 0, 1).expand(*shape))
+    if not files:
+        raise DataError(skipped[0] + "." if len(skipped) == 1 else f"none of {len(skipped)} pictures; {skipped[0]}.")
+    return Pictures(files, torch.stack(images), blank, skipped)
 
 
-def _upright_and_opaque(file: Path, background: str) -> Image.Image:
-    """An image of eight bits in any of Pillow's modes without transparency."""
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The files that paths name; a DataError if a folder or a pattern has no pictures."""
+    found: list[Path] = []
+    for path in paths:
+        try:
+            if path.is_dir():
+                of_path = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            elif not path.exists() and has_magic(str(path)):
+                names = sorted(glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+                of_path = [Path(name) for name in names if not Path(name).is_dir()]
+            else:
+                of_path = [path]
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+        if not of_path:
+            raise DataError(f"{path}: no images found ({', '.join(SUFFIXES)}).")
+        found += of_path
+    return found
+
+
+def _content(file: Path) -> bytes:
     if file.exists() and not file.is_file():
         raise ValueError("not an ordinary file")
-    with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as opened:
-        if opened.width * opened.height > MOST_PIXELS:
-            raise ValueError(f"{opened.width} x {opened.height} pixels, and at most {MOST_PIXELS} are read")
-        transparent = opened.info.get("transparency")
-        image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        grey = Image.fromarray(_eight_bits(values))
-        clear = values == transparent if isinstance(transparent, int) else np.zeros_like(values, dtype=bool)
-        grey.paste(background, mask=Image.fromarray(clear))
-        return grey
+    return file.read_bytes()
+
+
+def _scaled(image: Image.Image, size: tuple[int, int], mode: str, invert: bool) -> NDArray[np.uint8]:
+    """A picture without transparency, of another size: (H, W) or (H, W, 3)."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        background = "white" if invert else "black"
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
         if len(set(image.convert("L").getextrema())) == 1:
             raise ValueError(f"transparent, and nothing shows on {background}; try the other invert=")
-    return image
+    pixels = np.asarray(image.convert(mode).resize(size, Image.Resampling.BILINEAR))
+    return 255 - pixels if invert else pixels
 
 
-def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey values of 16 bits, or floats in [0, 1], as 8 bits; a ValueError for what is neither."""
-    numbers = values.astype(np.float64)
-    most = 1.0 if values.dtype.kind == "f" else 65535.0
-    if not (numbers.min() >= 0 and numbers.max() <= most):
-        raise ValueError(f"grey values of 0 to {most:g} expected, {numbers.min():g} to {numbers.max():g} found")
-    return np.rint(numbers * (255 / most)).astype(np.uint8)
+def save_images(pictures: Pictures, folder: Path) -> None:
+    """Write what a model sees of each picture as <folder>/<name>.png; a ConfigError if another's file lies there."""
+    taken: set[Path] = set()
+    for file, image in zip(pictures.files, pictures.images, strict=True):
+        path, number = folder / f"{file.stem}.png", 1
+        while path in taken:
+            number += 1
+            path = folder / f"{file.stem}_{number}.png"
+        taken.add(path)
+        if path.is_symlink() or (path.exists() and not _is_ours(path)):
+            raise ConfigError(f"{path}: was not written by evaluate; choose another save=.")
+        info = PngInfo()
+        info.add_text(*WRITER)
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path, pnginfo=info)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get(WRITER[0]) == WRITER[1]
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+@torch.no_grad()
+def goodness_by_layer(model: Algorithm, images: Tensor) -> Tensor:
+    """The goodness of each layer for images (N, C, H, W), uint8 or in [0, 1], under each label: (N, layers, classes).
+
+    Raises:
+        ConfigError: if the model was not trained by Forward-Forward with labels in its images.
+    """
+    if not isinstance(model, ForwardForward) or not model.contrast.shows_labels:
+        raise ConfigError("goodness=true: the run was not trained by Forward-Forward with labels in the images.")
+    weight = next(model.parameters())
+    products = model.passes.first(model.stack.as_input(images).to(weight))
+    labelled = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (N * classes, ...)
+    goodness = model.layer_losses[0].goodness
+    layers = [goodness(activity) for activity in model.passes.activities(labelled)]  # each (N * classes,)
+    return torch.stack(layers, 1).view(len(images), -1, len(layers)).transpose(1, 2)
+
+
+def answers(model: Algorithm, pictures: Pictures, with_goodness: bool) -> Iterator[str]:
+    """For each picture, a line with its class, the score and the next two; and a table of goodness if it is wanted.
+
+    The score is the share of the softmax over the answer's logits, or the goodness itself where that is the answer.
+    """
+    weight, names = next(model.parameters()), class_names(model.settings)
+    by_goodness = model.readout == "goodness"
+    images = model.stack.as_input(pictures.images).to(weight)
+    with torch.no_grad():
+        logits = torch.cat([model.answer(part).float() for part in torch.split(images, 500)])
+    scores = logits if by_goodness else logits.softmax(1)
+    best, order = scores.topk(min(3, len(names)))  # (N, 3)
+    for number, file in enumerate(pictures.files):
+        if pictures.blank[number]:
+            yield f"{file}\tblank"
+            continue
+        values = [f"{value:.3f}" if by_goodness else f"{100 * value:.1f} %" for value in best[number].tolist()]
+        first, *others = [names[label] for label in order[number].tolist()]
+        rest = ", ".join(f"{name} {value}" for name, value in zip(others, values[1:], strict=True))
+        yield f"{file}\t{first}\t{values[0]}\tthen {rest}"
+        if with_goodness:
+            yield "  goodness" + "".join(f"{name:>9.9}" for name in names)
+            for layer, row in enumerate(goodness_by_layer(model, pictures.images[number : number + 1])[0].tolist()):
+                yield f"  layer {layer:<2}" + "".join(f"{value:>9.3f}" for value in row)

@@ -1,11 +1,11 @@
-"""The commands: train, evaluate and compare. They import what they need once their words are known to be good."""
+"""The commands: train, evaluate, compare and demo. They import what they need once their words are known to be good."""
 
 import json
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from ffbp.cli.completion import asks_for_completion, complete
 from ffbp.cli.help import show_help
@@ -19,7 +19,8 @@ from ffbp.cli.words import (
     show_options,
     with_quoted_path,
 )
-from ffbp.errors import ConfigError, ResourceError
+from ffbp.errors import ConfigError, DataError, ResourceError, one_line
+from ffbp.files import PROGRAM
 from ffbp.lifecycle.threads import wait_briefly
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
@@ -93,37 +94,65 @@ class EvaluateOptions:
     """What `evaluate` can be told."""
 
     run: Annotated[str, "a run directory or a checkpoint"]
-    images: Annotated[list[str], "files or folders of white digits on black: one, or [one,another]"] = field(
-        default_factory=list
+    images: Annotated[list[str], "pictures to classify: a file, a folder or a pattern; several as [one,another]"] = (
+        field(default_factory=list)
     )
-    invert: Annotated[bool, "true if they are black on white"] = False
+    invert: Annotated[Literal["auto", "true", "false"], "whether they are dark on bright; auto finds out"] = "auto"
+    goodness: Annotated[bool, "true to print Forward-Forward's goodness by layer and label"] = False
+    save: Annotated[str, "a folder for what the model sees of each picture"] = ""
     data_dir: Annotated[str, "where downloadable data sets are; else FFBP_DATA_DIR, or data"] = ""
     data_path: Annotated[str, "where its images are, if they are your own and no longer where they were"] = ""
     trust: Annotated[list[str], "packages whose classes the run may name, such as [mine]"] = field(default_factory=list)
     debug: Annotated[bool, "true for tracebacks in place of one line"] = False
 
 
+EVALUATE_HELP = """Test a finished run again, or ask what its model sees in pictures of your own.
+
+  {0} run=logs/ff/...
+  {0} run=logs/ff/... images=seven.png
+  {0} run=logs/ff/... 'images=[seven.png,scans/,photos/*.jpg]' goodness=true save=seen
+
+A line for each picture: file, class, score, and the next two. Drawings for a model of digits may be of any size, place,
+colour and light; for other data sets, pictures are scaled as they are."""
+
+
 def evaluate() -> int:
-    """Print a run's test metrics again, or what its model sees in images."""
+    """Print a run's test metrics again, or what its model sees in pictures."""
     if asks_for_help(sys.argv[1:]):
-        show_options(EvaluateOptions, "Test a finished run again, or ask what its model sees in images of your own.")
+        show_options(EvaluateOptions, EVALUATE_HELP.format(PROGRAM.format("evaluate")))
         return 0
     # as `train` calls it
     words = [
         f"data_path{word.removeprefix('data.path')}" if word.startswith("data.path=") else word for word in sys.argv[1:]
     ]
     options = read_options(EvaluateOptions, words)
-    from ffbp.evaluation import read_images, test_metrics
+    if not options.images and (options.goodness or options.save):
+        raise ConfigError("goodness= and save= are about pictures; say which by images=.")
+    from ffbp.evaluation import answers, frame_of, read_images, save_images, test_metrics
     from ffbp.lifecycle.load import load
+    from ffbp.lifecycle.places import has_own_images
 
     model = load(options.run, trust=options.trust)
     if not options.images:
         data_dir = options.data_dir or os.environ.get("FFBP_DATA_DIR", "data")
         print(json.dumps(test_metrics(model, data_dir, Path(options.run), options.data_path), indent=2))
         return 0
-    names, images = read_images([Path(name) for name in options.images], model.stack.image_shape, options.invert)
-    for name, label in zip(names, model.predict(images).tolist(), strict=True):
-        print(f"{name}\t{label}")
+    invert = None if options.invert == "auto" else options.invert == "true"
+    paths = [Path(name) for name in options.images]
+    own = has_own_images(model.settings["data"])
+    pictures = read_images(paths, model.stack.image_shape, invert, frame_of(model.settings), own=own)
+    for line in pictures.skipped:
+        print(f"skipped: {one_line(line)}", file=sys.stderr)
+    for file, blank in zip(pictures.files, pictures.blank, strict=True):
+        if blank:
+            print(f"{one_line(file)}: blank; nothing is drawn on it", file=sys.stderr)
+    for line in answers(model, pictures, options.goodness):
+        print(line)
+    if options.save:
+        save_images(pictures, Path(options.save))
+    if pictures.skipped:
+        several = len(pictures.skipped) + len(pictures.files)
+        raise DataError(f"{len(pictures.skipped)} of {several} pictures could not be read; they are named above.")
     return 0
 
 
@@ -153,7 +182,41 @@ def compare() -> int:
     return 0
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare}
+@dataclass
+class DemoOptions:
+    """What `demo` can be told."""
+
+    runs: Annotated[list[str], "run directories or checkpoints: one, or [one,another]"]
+    out: Annotated[str, "the file to write; else demo.html"] = "demo.html"
+    trust: Annotated[list[str], "packages whose classes the runs may name, such as [mine]"] = field(
+        default_factory=list
+    )
+    debug: Annotated[bool, "true for tracebacks in place of one line"] = False
+
+
+DEMO_HELP = """Write a page on which one draws a digit and trained models answer, in one file that needs no network.
+
+  {0} runs=logs/ff/...
+  {0} 'runs=[logs/ff/...,logs/bp/...]' out=demo.html
+
+It takes models of digits (data=mnist, data=digits): mlp and cnn, trained by algo=bp or algo=ff."""
+
+
+def demo() -> int:
+    """Write a page on which one draws a digit and trained models answer."""
+    if asks_for_help(sys.argv[1:]):
+        show_options(DemoOptions, DEMO_HELP.format(PROGRAM.format("demo")))
+        return 0
+    options = read_options(DemoOptions, sys.argv[1:])
+    from ffbp.demo.page import write_demo
+
+    path = Path(options.out)
+    size = write_demo([Path(run) for run in options.runs], path, trust=options.trust)
+    print(f"{path} ({size / 1e6:.2f} MB): open it in a browser")
+    return 0
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "demo": demo}
 
 
 def usage() -> int:

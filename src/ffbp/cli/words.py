@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ffbp.cli.refusals import did_you_mean
 from ffbp.errors import ConfigError
@@ -21,7 +21,7 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
     """Fill a dataclass from key=value words.
 
     A value is text as it stands, so that a run may be called 007, [x] or a=b; true or false where the field is a bool;
-    and for a field of a list, `[one,another]` or one text without brackets.
+    one of the choices of a Literal; and for a field of a list, `[one,another]` or one text without brackets.
 
     Raises:
         ConfigError: if a key is unknown or given twice, or a value is wrong or missing.
@@ -46,7 +46,10 @@ def show_options(kind: type[Any], purpose: str) -> None:
     """Print what a command does, and what it can be told."""
     print(f"{purpose}\n")
     for name, hint in get_type_hints(kind, include_extras=True).items():
-        print(f"  {name + '=':10} {hint.__metadata__[0]}")
+        kind = hint.__origin__
+        choices = get_args(kind) if get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
+        said = f" ({', '.join(choices)})" if choices else ""
+        print(f"  {name + '=':10} {hint.__metadata__[0]}{said}")
 
 
 def _value(kind: Any, key: str, text: str) -> Any:
@@ -56,6 +59,10 @@ def _value(kind: Any, key: str, text: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"{key}={text}: true or false expected.")
         return text.lower() == "true"
+    if get_origin(kind) is Literal:
+        if text.lower() not in get_args(kind):
+            raise ConfigError(f"{key}={text}: {', '.join(get_args(kind))} expected.")
+        return text.lower()
     if kind is str:
         return text
     return _texts(key, text) if text.startswith("[") and text.endswith("]") else [text]

@@ -64,7 +64,7 @@ def decode(
     Raises:
         Exception: of any kind, as damaged files may end Pillow's readers.
     """
-    image = _upright_and_opaque(content)
+    image = _opaque(upright(content))
     if channels is not None or image.mode not in ("L", "RGB"):
         grey = channels == 1 or (channels is None and image.mode in ("1", "LA", "La"))
         image = image.convert("L" if grey else "RGB")
@@ -76,8 +76,8 @@ def decode(
     return pixels
 
 
-def _upright_and_opaque(content: bytes) -> Image.Image:
-    """A picture of eight bits in any of Pillow's modes without transparency."""
+def upright(content: bytes) -> Image.Image:
+    """The first picture of a file, turned as its EXIF says, of eight bits in any of Pillow's modes."""
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         if opened.width * opened.height > MOST_PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels, and at most {MOST_PIXELS} are read")
@@ -86,10 +86,14 @@ def _upright_and_opaque(content: bytes) -> Image.Image:
         image.load()
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
-        grey = Image.fromarray(_eight_bits(values))
-        if isinstance(transparent, int):
-            grey.paste(255, mask=Image.fromarray(values == transparent))
-        return grey
+        image = Image.fromarray(_eight_bits(values))
+        if isinstance(transparent, int) and (clear := values == transparent).any():
+            image.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return image
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """A picture without transparency: on white, or on black where nothing would show on white."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")

@@ -25,11 +25,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision import datasets
 
+from ffbp.data.drawings import Frame
 from ffbp.errors import DataError
 from ffbp.files import writing
 
 IDX_SETS = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}
 CLASSES = 10
+FRAMES = {"mnist": Frame(ink=20, cells=28), "digits": Frame(ink=8, cells=8, enlarged=3, border=2, by_mass=False)}
+"""How the data sets of handwritten digits place them in an image; the others show something else."""
 LARGEST = 200_000_000
 """Bytes in a file; those of the largest set have 47 million, unpacked."""
 PATIENCE = 20.0

@@ -1,0 +1,1 @@
+"""A page on which one draws a digit, and trained models answer."""
