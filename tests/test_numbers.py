@@ -134,7 +134,7 @@ def test_the_only_image_of_a_class_is_trained_on():
     assert sorted(kept.images.flatten().tolist() + held.images.flatten().tolist()) == list(range(8))
     assert 2 in kept.labels
     assert set(held.labels.tolist()) == {0, 1}
-    with pytest.raises(ConfigError, match="0, or 2 to 5 expected"):
+    with pytest.raises(ConfigError, match="0, or 2 to 5 images expected"):
         hold_out(Labelled(torch.zeros(8, 1, 1, 1), labels), 6, 0)
 
 

@@ -55,7 +55,7 @@ def require_trust(settings: Mapping[str, Any], trusted: Iterable[str], directory
             name = target if _within(target, ("ffbp", "lightning")) else target.split(".")[0]
             raise CheckpointError(
                 f"{target}: refused, since this saved run would execute code outside ffbp, or in a place where it does "
-                f"not belong. If that code is yours, or you trust it, add trust=[{name}]"
+                f"not belong. If that code is yours, or you trust it, add 'trust=[{name}]'"
             )
         if _role(place) in WRITERS:
             _require_below(".".join(place), part, directory)
@@ -64,7 +64,7 @@ def require_trust(settings: Mapping[str, Any], trusted: Iterable[str], directory
         if not known and f"trainer.{key}" not in trusted:
             raise CheckpointError(
                 f"trainer.{key}={value!r:.80}: refused, since this saved run could write elsewhere with it. If you "
-                f"trust it, add trust=[trainer.{key}]"
+                f"trust it, add 'trust=[trainer.{key}]'"
             )
 
 
@@ -168,7 +168,7 @@ def _require_below(place: str, part: Mapping[str, Any], directory: Path | None) 
             if not good:
                 raise CheckpointError(
                     f"{place}.{name}={word!r:.80}: refused, since this saved run could write outside of its directory. "
-                    f"If you trust it, add trust=[{part['_target_']}]"
+                    f"If you trust it, add 'trust=[{part['_target_']}]'"
                 )
 
 
