@@ -146,7 +146,9 @@ def test_a_terminal_keeps_a_line_for_each_epoch_and_counts_them_from_one(tmp_pat
             said += chunk
     assert process.wait() == 0, said
     lines = shown_in(said.decode())
-    start = ["bp on mlp, 6,370 parameters", "digits: 1,237 train, 200 validation, 360 test images, batches of 50"]
+    counts = "1,237 for training, 200 for validation, 360 for the test; batches of 50"
+    data = f"digits: 1,797 images of 28 x 28 pixels, grey, in 10 classes: {counts}"
+    start = ["bp on mlp, 6,370 parameters", data]
     assert lines[:2] == start
     epochs = [line for line in lines if line.startswith("epoch")]
     pattern = r"epoch {}/2  train loss \d\.\d{{4}} acc 0\.\d{{4}}  val loss \d\.\d{{4}} acc 0\.\d{{4}}  \d+\.\d s"

@@ -77,11 +77,13 @@ class MemoryData(pl.LightningDataModule):
         counts = {use: len(part.labels) for use, part in parts.items() if part is not None}
         channels, height, width = self.image_shape
         kind = {1: "grey", 3: "in colours"}.get(channels, f"with {channels} channels")
+        named = self.class_names != [str(k) for k in range(self.classes)]
         shown = [one_line(name, 30) for name in self.class_names[:10]] + ["..."] * (self.classes > 10)
+        names = f" ({', '.join(shown)})" if named else ""
         divided = ", ".join(f"{count:,} {use}" for use, count in counts.items())
         return (
-            f"{sum(counts.values()):,} images of {height} x {width} pixels, {kind}, in {self.classes} classes "
-            f"({', '.join(shown)}): {divided}{'; ' * bool(self.left_out)}{self.left_out}"
+            f"{sum(counts.values()):,} images of {height} x {width} pixels, {kind}, in {self.classes} classes"
+            f"{names}: {divided}{'; ' * bool(self.left_out)}{self.left_out}"
         )
 
     def train_dataloader(self) -> Batches:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP")
@@ -78,12 +78,17 @@ def decode(
 
 def upright(content: bytes) -> Image.Image:
     """The first picture of a file, turned as its EXIF says, of eight bits in any of Pillow's modes."""
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        if opened.width * opened.height > MOST_PIXELS:
-            raise ValueError(f"{opened.width} x {opened.height} pixels, and at most {MOST_PIXELS} are read")
-        transparent = opened.info.get("transparency")
-        image = ImageOps.exif_transpose(opened)
-        image.load()
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            opened = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"none of the formats {', '.join(FORMATS)}") from error
+        with opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, and at most {MOST_PIXELS} are read")
+            transparent = opened.info.get("transparency")
+            image = ImageOps.exif_transpose(opened)
+            image.load()
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         image = Image.fromarray(_eight_bits(values))

@@ -56,13 +56,11 @@ class Prepared(NamedTuple):
         """What is trained on what, a line each."""
         settings, data, trainer = self.settings, self.data, self.trainer
         parameters = sum(parameter.numel() for parameter in self.algorithm.parameters())
-        parts = {"train": data.train, "validation": data.val, "test": data.test}
-        counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in parts.items() if part is not None)
         threads = torch.get_num_threads()
         several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
         return [
             f"{settings['algo']['name']} on {settings['model']['name']}, {parameters:,} parameters",
-            f"{_data_name(settings)}: {counts} images, batches of {data.batch_size}",
+            f"{_data_name(settings)}: {data.describe()}; batches of {data.batch_size}",
             f"{trainer.strategy.root_device.type}{several}, {threads} thread{'s' if threads > 1 else ''}",
         ]
 
