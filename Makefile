@@ -31,6 +31,9 @@ compare: install
 
 bench: install
 	$(RUN) benchmarks/speed.py --out results/speed.json
+	$(RUN) benchmarks/pictures.py --out results/pictures.json
+	$(RUN) benchmarks/threads.py --out results/threads.json
+	$(RUN) benchmarks/startup.py --out results/startup.json
 
 # the README's tables from the files in results/
 results: install
