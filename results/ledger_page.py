@@ -61,9 +61,10 @@ def mean(runs: Runs, metric: str) -> float:
 
 
 def alignments(runs: Runs) -> list[list[float]]:
-    """Each layer's alignment by epoch, first layer first, as means over the seeds."""
+    """Each layer's alignment by epoch, first layer first, as means over the seeds; epochs in which it learns."""
     names = sorted({column for run in runs for column in run["history"] if column.startswith("alignment/")})
-    return [[fmean(epoch) for epoch in zip(*(run["history"][name] for run in runs), strict=True)] for name in names]
+    means = [[fmean(epoch) for epoch in zip(*(run["history"][name] for run in runs), strict=True)] for name in names]
+    return [[mean for mean in layer if np.isfinite(mean)] for layer in means]
 
 
 def ledger_table(table: str) -> str:
@@ -94,7 +95,7 @@ def ledger_table(table: str) -> str:
             f"{spent['time/epoch_seconds']:.1f}" if spent else "",
             f"{spent['memory/step_mib']:.2f}" if spent else "",
             " and ".join(f"{each:.2f}" for each in work),
-            ", ".join(f"{layer[-1]:.2f}" for layer in alignments(runs)),
+            ", ".join(f"{round(layer[-1], 2) + 0.0:.2f}" for layer in alignments(runs)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -75,12 +75,13 @@ def draw_times(path: Path) -> None:
                 for level, seconds in medians.items():
                     shade = SHADES[LEVELS.index(level)]
                     axes.scatter(seconds, number, color=shade, s=45, zorder=2, label=f"{level} %")
-            axes.set(yticks=range(len(rows)), title=TITLES[table], xscale="log")
+            axes.set(yticks=range(len(rows)), ylim=(-0.6, len(rows) - 0.4), title=TITLES[table], xscale="log")
             axes.set_yticklabels([ROWS[name].title for name in rows])
             axes.invert_yaxis()
             axes.xaxis.set_major_formatter("{x:g}")
         grid[-1].set(xlabel="seconds of training on one thread, median of the seeds that get there")
-        handles = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
+        drawn = [axes.get_legend_handles_labels() for axes in grid]
+        handles = {label: handle for found in drawn for handle, label in zip(*found, strict=True)}
         order = [f"{level} %" for level in LEVELS if f"{level} %" in handles]
         figure.legend([handles[name] for name in order], order, loc="outside upper center", ncols=5, frameon=False)
         figure.savefig(path, dpi=130)
