@@ -48,6 +48,13 @@ def test_a_thread_for_each_10_million_multiply_adds_and_no_more_than_cores(model
     assert automatic_threads(stack, batch, cores) == threads
 
 
+def test_products_with_planes_of_labels_are_counted(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    one_layer = ("model=conv", "model.channels=[4]", "model.kernel_sizes=[3]", "model.strides=[1]")
+    stack = fresh("algo=ff", *one_layer, "algo.label_embedding=channels").stack
+    assert automatic_threads(stack, 500, 64) == 16  # 11 * 9 * 4 * 784 * 500 = 155 million
+
+
 def test_counting_changes_neither_the_network_nor_the_random_numbers(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     stack = fresh("algo=bp", "model=cnn", "model.batch_norm=true").stack

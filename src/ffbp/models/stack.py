@@ -93,6 +93,7 @@ class Stack(nn.Module):
         super().__init__()
         self.blocks = cast(list[Block], nn.ModuleList(blocks))
         self.image_shape, self.classes, self.head_dropout = tuple(image_shape), classes, dropout
+        self.input_shape = self.image_shape  # what the first layer takes, see `widen`
         self.head = cast(Block, self.make_head() if with_head else None)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -148,13 +149,14 @@ class Stack(nn.Module):
             raise ValueError("needs a model whose first layer is a convolution")
         kernel, stride, padding = (cast(tuple[int, int], value) for value in (old.kernel_size, old.stride, old.padding))
         self.blocks[0].affine = nn.Conv2d(old.in_channels + channels, old.out_channels, kernel, stride, padding)
+        self.input_shape = (old.in_channels + channels, *self.image_shape[1:])
 
     def activity_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each block's activity for one image, first to last: (D,) or (C, H, W)."""
         training = self.training
         self.eval()
         with torch.no_grad():
-            shapes = [tuple(activity.shape[1:]) for activity in self.activities(torch.zeros(1, *self.image_shape))]
+            shapes = [tuple(activity.shape[1:]) for activity in self.activities(torch.zeros(1, *self.input_shape))]
         self.train(training)
         return shapes
 
