@@ -11,9 +11,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from recorded import recorded
 
 from ffbp.report.runs import Run, read_runs
 
@@ -21,7 +22,6 @@ RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
 LOGS = ROOT / "logs" / "ledger"
 TUNING, RUNS, COSTS = (RESULTS / f"ledger{name}.json" for name in ("_tuning", "", "_costs"))
-KEPT = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")
 
 ADAM = (3e-4, 1e-3, 3e-3)
 GROWTH = 10**0.5  # from one learning rate that is tried to the next, rounded to a digit
@@ -146,15 +146,9 @@ def run(table: str, names: list[str]) -> None:
         rates = (f"{rate:g}", times(rate, 1 / GROWTH))
         tried = {each: validated(place, [*words, f"algo.optimizer.lr={each}"]) for each in rates}
         words.append(f"algo.optimizer.lr={max(tried, key=lambda each: tried[each])}")
-        runs = [asdict(run) for run in full_runs(place, words, "0,1,2")]
+        runs = [recorded(run, kinds=("alignment/",)) for run in full_runs(place, words, "0,1,2")]
         if len(runs) < 3:
             sys.exit(f"{name}: {len(runs)} of 3 runs finished, see {place}.log")
-        for each in runs:
-            each["history"] = {
-                column: [float(f"{value:.5g}") for value in values]
-                for column, values in each["history"].items()
-                if column in KEPT or column.startswith("alignment/")
-            }
         command = f"python train.py -m {' '.join(words)} seed=0,1,2"
         keep(RUNS, table, name, {"command": command, "lr": words[-1].partition("=")[2], "val/acc": tried, "runs": runs})
         print(table, name, tried, [each["metrics"]["test/acc"] for each in runs], flush=True)

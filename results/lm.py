@@ -10,7 +10,6 @@ steps: other work on the machine leaves them alone. What lies in logs/results al
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, stdev
@@ -22,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from recorded import recorded
 
 from ffbp.build import build_algorithm
 from ffbp.data import Batches, sources
@@ -40,7 +40,6 @@ RULES = {  # its words, the setting that is searched, and its values
     "Adam": ([*BP, "algo.optimizer.name=adam"], "algo.optimizer.lr", ("5e-4", "1e-3", "2e-3", "5e-3", "1e-2", "2e-2")),
     "SGD": ([*BP, "algo.optimizer.name=sgd"], "algo.optimizer.lr", ("1e-3", "3e-3", "1e-2", "2e-2", "3e-2", "5e-2")),
 }
-KEPT = ("epoch", "step", ERROR, "train/loss", "val/acc", "time/epoch_seconds")
 
 
 def train(rule: str, values: str, seeds: str) -> list[Run]:
@@ -136,11 +135,7 @@ def main() -> None:
         print(rule, times[rule])
     processor = cpu_seconds(groups)
     print("processor seconds a step", processor)
-    kept = [
-        asdict(run) | {"history": {n: [round(v, 5) for v in vs] for n, vs in run.history.items() if n in KEPT}}
-        for runs in groups.values()
-        for run in runs
-    ]
+    kept = [recorded(run, kinds=("step", ERROR)) for runs in groups.values() for run in runs]
     content = {
         "command": "python results/lm.py",
         "searched": searched,

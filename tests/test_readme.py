@@ -8,6 +8,10 @@ import sys
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from ffbp.lifecycle.upgrades import upgrade_settings
+from ffbp.report.differences import effective
 
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "results/README.md")}
 README = PAGES["README.md"]
@@ -43,6 +47,11 @@ def test_the_runs_of_results_are_those_that_the_yamls_describe(name):
             said = compose("train", overrides=run["overrides"])
             described = [said.algo.name, said.model.name, said.data.source, said.seed, said.trainer.max_epochs]
             assert described == [run["metrics"][key] for key in ("algo", "model", "data", "seed", "epochs")], run
+            if run.get("settings"):
+                composed = OmegaConf.to_container(said, resolve=False)
+                today = {key: part for key, part in effective(composed).items() if "${" not in str(part)}
+                there = effective(upgrade_settings(run["settings"]))
+                assert {key: there.get(key) for key in today} == today, run["overrides"]
 
 
 LINKS = sorted({(page, link) for page, text in PAGES.items() for link in re.findall(LINK, text)})
