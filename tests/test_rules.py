@@ -1,242 +1,20 @@
-"""Each learning rule against its formulas, written out once more in NumPy or plain autograd, in double precision."""
-
-import itertools
+"""Other rules against their formulas, written out once more in NumPy or plain autograd, in double precision."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import a_batch, fresh
-from torch.nn.functional import conv2d, cross_entropy, one_hot
-from torch.nn.grad import conv2d_input
+from conftest import fresh
+from formulas import CONV, MLP, arrays, assert_close, gradients_of, ready, softmax
+from torch.nn.functional import cross_entropy
 
-from ffbp.algorithms.local_loss import similarities
 from ffbp.algorithms.output_loss import squared_error
 from ffbp.data import Batches
 from ffbp.data.sources import digits
 from ffbp.errors import ConfigError
 from ffbp.files import CONF
 
-MLP = ("model=mlp", "model.widths=[12,11]")
-CONV = ("model=conv", "model.channels=[11,12]", "model.kernel_sizes=[3,3]", "model.strides=[2,2]")
-
-
-def ready(*words: str, size: int = 6):
-    """A rule with random read-outs, in double precision, and a batch for it."""
-    algorithm, batch = fresh(*words).double(), a_batch(size)
-    for name, parameter in algorithm.named_parameters():
-        if "head" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return algorithm, batch._replace(images=batch.images.double())
-
-
-def gradients_of(algorithm, step) -> dict:
-    """By parameter, whether the rule has a loss or writes gradients; zero where it has none."""
-    parameters = list(algorithm.parameters())
-    if step.gradients:
-        return {p: step.gradients[p] for p in parameters}
-    found = torch.autograd.grad(step.loss, parameters, allow_unused=True)
-    return {p: torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)}
-
-
-def assert_close(found: torch.Tensor, expected) -> None:
-    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=1e-6, atol=1e-12)
-
-
-def arrays(block) -> tuple[np.ndarray, np.ndarray]:
-    return block.affine.weight.detach().numpy(), block.affine.bias.detach().numpy()
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    exp = np.exp(z - z.max(1, keepdims=True))
-    return exp / exp.sum(1, keepdims=True)
-
-
-def forward(algorithm, x: np.ndarray) -> list[np.ndarray]:
-    """The image, the activity of each relu layer, and the logits."""
-    passed = [x]
-    for block in algorithm.stack.blocks:
-        w, b = arrays(block)
-        passed.append(np.maximum(passed[-1] @ w.T + b, 0))
-    w, b = arrays(algorithm.stack.head)
-    return [*passed, passed[-1] @ w.T + b]
-
-
-# -- random feedback
-
-
-@pytest.mark.parametrize("feedback", ["fa", "sign", "dfa", "drtp"])
-def test_random_feedback_equals_its_formulas(feedback):
-    algorithm, batch = ready("algo=feedback", f"algo.feedback={feedback}", *MLP)
-    x, y = batch.images.flatten(1).numpy(), np.eye(10)[batch.labels.numpy()]
-    _, h1, h2, z = forward(algorithm, x)
-    e = (softmax(z) - y) / len(x)
-    blocks = [*algorithm.stack.blocks, algorithm.stack.head]
-    if feedback in ("fa", "sign"):
-        if feedback == "fa":
-            r2, r3 = (algorithm.get_buffer(f"road_{k}").numpy() for k in range(2))
-        else:
-            r2, r3 = (np.sign(w) * np.abs(w).mean() for w, _ in map(arrays, blocks[1:]))
-        d2 = (e @ r3) * (h2 > 0)
-        d1 = (d2 @ r2) * (h1 > 0)
-    else:
-        sent, roads = (e if feedback == "dfa" else y / len(x)), algorithm.roads.numpy()
-        d1, d2 = (sent @ roads[:, :12]) * (h1 > 0), (sent @ roads[:, 12:]) * (h2 > 0)
-    found = gradients_of(algorithm, algorithm.step(batch))
-    for block, delta, below in zip(blocks, (d1, d2, e), (x, h1, h2), strict=True):
-        assert_close(found[block.affine.weight], delta.T @ below)
-        assert_close(found[block.affine.bias], delta.sum(0))
-
-
-def test_an_error_goes_back_through_a_convolution_by_its_fixed_kernel():
-    algorithm, batch = ready("algo=feedback", "algo.feedback=fa", *CONV)
-    first, second = (block.affine for block in algorithm.stack.blocks)
-    z1 = conv2d(batch.images, first.weight, first.bias, stride=2, padding=1)
-    z2 = conv2d(z1.relu(), second.weight, second.bias, stride=2, padding=1)
-    head = algorithm.stack.head.affine
-    logits = z2.relu().flatten(1) @ head.weight.T + head.bias
-    e = (logits.softmax(1) - one_hot(batch.labels, 10)).detach() / len(batch.labels)
-    d2 = (e @ algorithm.road_1).view_as(z2) * (z2 > 0)
-    d1 = conv2d_input(z1.shape, algorithm.road_0, d2, stride=2, padding=1) * (z1 > 0)
-    found = gradients_of(algorithm, algorithm.step(batch))
-    assert_close(found[second.bias], d2.sum((0, 2, 3)))
-    expected = torch.nn.grad.conv2d_weight(batch.images, first.weight.shape, d1, stride=2, padding=1)
-    assert_close(found[first.weight], expected.detach())
-
-
-def test_with_the_weights_themselves_as_the_road_feedback_alignment_is_backpropagation():
-    algorithm, batch = ready("algo=feedback", "algo.feedback=fa", *CONV)
-    for k, block in enumerate([algorithm.stack.blocks[1], algorithm.stack.head]):
-        algorithm.get_buffer(f"road_{k}").copy_(block.affine.weight.detach())
-    found = gradients_of(algorithm, algorithm.step(batch))
-    loss = cross_entropy(algorithm.stack(batch.images), batch.labels)
-    for p, g in zip(algorithm.parameters(), torch.autograd.grad(loss, list(algorithm.parameters())), strict=True):
-        assert_close(found[p], g)
-
-
-# -- local losses
-
-
-def local_pred(activity: np.ndarray, below: np.ndarray, head, y: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The gradients of a layer's weight and of its read-out's, by its cross-entropy."""
-    w, b = arrays(head)
-    e = (softmax(activity @ w.T + b) - y) / len(y)
-    return ((e @ w) * (activity > 0)).T @ below, e.T @ activity
-
-
-def test_a_local_prediction_loss_equals_its_formulas():
-    algorithm, batch = ready("algo=local_loss", "algo.loss=pred", "algo.readout=sum", *MLP)
-    x, y = batch.images.flatten(1).numpy(), np.eye(10)[batch.labels.numpy()]
-    _, h1, h2, z = forward(algorithm, x)
-    w, b = arrays(algorithm.heads[0])
-    step = algorithm.step(batch)
-    found = gradients_of(algorithm, step)
-    assert_close(step.logits.detach(), z + h1 @ w.T + b)
-    heads, (first, second) = [algorithm.heads[0], algorithm.stack.head], algorithm.stack.blocks
-    for block, head, activity, below in zip((first, second), heads, (h1, h2), (x, h1), strict=True):
-        layer, own = local_pred(activity, below, head, y)
-        assert_close(found[block.affine.weight], layer)
-        assert_close(found[head.affine.weight], own)
-
-
-@pytest.mark.parametrize("maps", [False, True])
-def test_similarities_equal_the_cosines_of_centred_rows(maps):
-    x = torch.randn(5, 4, 3, 3, dtype=torch.double) if maps else torch.randn(5, 7, dtype=torch.double)
-    rows = x.flatten(2).numpy().std(2, ddof=1) if maps else x.numpy()
-    found = similarities(x)
-    for i, j in itertools.product(range(5), repeat=2):
-        a, b = rows[i] - rows[i].mean(), rows[j] - rows[j].mean()
-        assert found[i, j].item() == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), rel=1e-6)
-
-
-@pytest.mark.parametrize("model", [MLP, CONV], ids=["mlp", "conv"])
-@pytest.mark.parametrize("loss", ["sim", "predsim"])
-def test_each_layer_learns_from_the_losses_of_its_own_activity_alone(loss, model):
-    algorithm, batch = ready("algo=local_loss", f"algo.loss={loss}", "algo.readout_inputs=50", *model)
-    found = gradients_of(algorithm, algorithm.step(batch))
-    wanted = similarities(one_hot(batch.labels, 10).double())
-    below = batch.images
-    for k, block in enumerate(algorithm.stack.blocks):
-        activity = block(below)
-        expected = (similarities(algorithm.projections[k](activity)) - wanted).square().mean()
-        if loss == "predsim":
-            head = algorithm.stack.head if k else algorithm.heads[0]
-            seen = torch.nn.functional.adaptive_avg_pool2d(activity, 2) if model is CONV and k == 0 else activity
-            expected = 0.99 * expected + 0.01 * cross_entropy(head(seen), batch.labels)
-        for parameter, gradient in zip(
-            block.parameters(), torch.autograd.grad(expected, block.parameters()), strict=True
-        ):
-            assert_close(found[parameter], gradient)
-        below = activity.detach()
-
-
-def test_uncut_local_losses_are_deep_supervision():
-    algorithm, batch = ready("algo=local_loss", "algo.loss=pred", "algo.cut=false", *MLP)
-    found = gradients_of(algorithm, algorithm.step(batch))
-    h1 = algorithm.stack.blocks[0](batch.images)
-    logits = [algorithm.heads[0](h1), algorithm.stack.head(algorithm.stack.blocks[1](h1))]
-    loss = sum(cross_entropy(each, batch.labels) for each in logits)
-    for p, g in zip(algorithm.parameters(), torch.autograd.grad(loss, list(algorithm.parameters())), strict=True):
-        assert_close(found[p], g)
-
-
-def test_a_sum_of_read_outs_that_do_not_exist_is_refused():
-    with pytest.raises(ConfigError, match="readout"):
-        fresh("algo=local_loss", "algo.loss=sim", "algo.readout=sum", *MLP)
-
-
-# -- PEPITA
-
-
-def test_pepita_equals_its_formulas():
-    algorithm, batch = ready("algo=pepita", *MLP)
-    x, y = batch.images.flatten(1).numpy(), np.eye(10)[batch.labels.numpy()]
-    first = forward(algorithm, x)
-    e = softmax(first[-1]) - y
-    second = forward(algorithm, x + e @ algorithm.feedback.numpy())
-    found = gradients_of(algorithm, algorithm.step(batch))
-    blocks = [*algorithm.stack.blocks, algorithm.stack.head]
-    deltas = [first[1] - second[1], first[2] - second[2], e]
-    for block, delta, below in zip(blocks, deltas, second, strict=False):
-        assert_close(found[block.affine.weight], delta.T @ below / len(x))
-        assert_close(found[block.affine.bias], delta.mean(0))
-
-
-def test_pepita_refuses_pooling_and_says_why():
-    with pytest.raises(ConfigError, match="pooling"):
-        fresh("algo=pepita", "model=cnn")
-
-
-# -- class groups
-
-
-def test_class_groups_equal_their_formulas():
-    algorithm, batch = ready("algo=class_groups", *MLP)
-    x, y = batch.images.flatten(1).numpy(), np.eye(10)[batch.labels.numpy()]
-    w, b = arrays(algorithm.stack.blocks[0])
-    h1 = np.maximum(x @ w.T + b, 0)
-    w, b = arrays(algorithm.stack.blocks[1])
-    h2 = np.maximum(h1 @ w.T + b, 0)
-    step = algorithm.step(batch)
-    found = gradients_of(algorithm, step)
-    total = np.zeros((len(x), 10))
-    for block, activity, below in zip(algorithm.stack.blocks, (h1, h2), (x, h1), strict=True):
-        units = activity.shape[1]
-        group = np.array([unit * 10 // units for unit in range(units)])
-        g = np.stack([np.square(activity[:, group == k]).mean(1) for k in range(10)], 1)
-        e = (softmax(g) - y) / len(x)
-        sizes = np.bincount(group)
-        delta = e[:, group] * 2 * activity / sizes[group]
-        assert_close(found[block.affine.weight], delta.T @ below)
-        total += g
-    assert_close(step.logits.detach(), total)
-
-
-def test_class_groups_need_a_unit_for_each_class():
-    with pytest.raises(ConfigError, match="layer 1 has 8 units"):
-        fresh("algo=class_groups", "model=mlp", "model.widths=[12,8]")
-
-
 # -- backpropagation written out
+
 
 LOCAL = ("model=local", "model.channels=[5,6]", "model.kernel_sizes=[7,3]", "model.strides=[3,2]")
 
@@ -382,6 +160,7 @@ def test_the_energy_of_predictive_coding_by_hand():
 
 
 # -- several processes
+
 
 OF_THEIR_OWN = {"ff", "lm", "softhebb"}  # tests in test_ddp.py and test_softhebb.py; lm is refused in several processes
 
