@@ -17,6 +17,7 @@ from ffbp.cli.words import (
     read_options,
     reject_unusable_words,
     show_options,
+    with_added_key,
     with_quoted_path,
 )
 from ffbp.errors import ConfigError, DataError, ResourceError, one_line
@@ -68,7 +69,7 @@ def train() -> int:
         show_help()
         return 0
     if not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
-        sys.argv[1:] = map(with_quoted_path, sys.argv[1:])
+        sys.argv[1:] = [with_quoted_path(with_added_key(word)) for word in sys.argv[1:]]
         reject_unusable_words(sys.argv[1:])
         from ffbp.cli.compose import train_as_composed
 

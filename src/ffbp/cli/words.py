@@ -108,6 +108,12 @@ def with_quoted_path(word: str) -> str:
     return f"{key}{equals}'{escaped}'"
 
 
+def with_added_key(word: str) -> str:
+    """A word as Hydra reads it: keys that only some optimizers have are in no YAML, and want ++ in front."""
+    ours = re.match(r"algo\.optimizer(=\{|\.(?!(name|lr|weight_decay|momentum)=)\w+=)", word)
+    return f"++{word}" if ours else word
+
+
 def is_debugging() -> bool:
     """Whether tracebacks are wanted in place of one line."""
     return any(word.lower() == "debug=true" for word in sys.argv[1:])
