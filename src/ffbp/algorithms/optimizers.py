@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
@@ -72,10 +73,32 @@ def _made_by_class(groups: list[dict[str, Any]], settings: OptimizerSettings) ->
     trial.grad = torch.zeros(2, 2)
     try:
         kind([trial], **keywords).step()  # some settings are looked at in the first step only
-        return kind(groups, **keywords)
+        made = kind(groups, **keywords)
     except Exception as error:  # whatever a class may raise
         reason = one_line(error) or type(error).__name__
         raise ConfigError(f"algo.optimizer.name={name}: cannot be used with these settings ({reason}).") from error
+    _keep_types(made)
+    return made
+
+
+def _keep_types(optimizer: Optimizer) -> None:
+    """Let what is loaded into an optimizer keep its type, so that a resumed run goes on to the same bits.
+
+    PyTorch gives all but `step` the type of the weights: NAdam's and ASGD's products of momenta and rates, which are in
+    single precision whatever the weights are, would be rounded, or go on in double precision.
+    """
+    loaded: list[dict[int, dict[str, Any]]] = []
+
+    def restore(optimizer: Optimizer) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, saved in loaded.pop().items():
+            state = optimizer.state[parameters[number]]
+            for key, value in saved.items():
+                if isinstance(value, Tensor) and value.dtype != state[key].dtype:
+                    state[key] = value.to(state[key].device)
+
+    optimizer.register_load_state_dict_pre_hook(lambda _, content: loaded.append(content["state"]))
+    optimizer.register_load_state_dict_post_hook(restore)
 
 
 def _optimizer_class(name: str) -> type[Optimizer]:
