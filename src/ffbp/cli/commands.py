@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NoReturn
 from ffbp.cli.completion import asks_for_completion, complete
 from ffbp.cli.help import show_help
 from ffbp.cli.refusals import exit_code_of, quiet_background
+from ffbp.cli.runs import prune, runs
 from ffbp.cli.streams import output_problem, secure_streams
 from ffbp.cli.words import (
     asks_for_help,
@@ -217,7 +218,7 @@ def demo() -> int:
     return 0
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "demo": demo}
+COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "demo": demo, "runs": runs, "prune": prune}
 
 
 def usage() -> int:
