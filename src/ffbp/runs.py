@@ -123,7 +123,7 @@ def require_known(runs: Sequence[Listed], names: Sequence[str]) -> None:
 
 
 def columns(runs: Sequence[Listed]) -> list[str]:
-    """The settings in which runs differ, besides places and the like; rule, model and data by their short names."""
+    """The settings in which runs differ, besides places and the like; rule, model and data first, by short names."""
     short = {long: name for name in ("algo", "model", "data") for long in SHORT[name]}
     names = []
     for name in differing([run.settings for run in runs]):
@@ -134,7 +134,7 @@ def columns(runs: Sequence[Listed]) -> list[str]:
         named = key == "_target_" and group in SHORT
         if name == "seed" or not (SILENT.fullmatch(name) or observes or named):
             names.append(short.get(name, name))
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys([*(name for name in SHORT if name in names), *names]))
 
 
 def _listed(path: Path, name: str) -> Listed:
