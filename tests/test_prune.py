@@ -86,7 +86,7 @@ def test_a_run_with_its_best_alone_is_used_and_not_trained(a, capsys):
     assert files(a) == ["best.ckpt", "mine.ckpt"]
     assert sorted(path for path in a.path.rglob("*") if path.parent != a.best.parent) == others
     assert torch.equal(ffbp.load(a.path).predict(images), answers)
-    assert tested(ffbp.load(a.path), "data", a.path)["test/acc"] == pytest.approx(a.read_metrics()["test/acc"])
+    assert tested(ffbp.load(a.path), "data", a.path, "")["test/acc"] == pytest.approx(a.read_metrics()["test/acc"])
     assert len(read_runs(a.path.parent)) == 1
     assert standing(a) == a.read_status()  # so that a sweep skips it
     resume_run(a.path, [])
