@@ -143,8 +143,12 @@ def test_every_class_of_torch_optim_is_usable_or_refused():
 
 
 TYPED = [
-    ("algo.optimizer._target_=torch.optim.NAdam", {"_target_": "torch.optim.NAdam", "lr": 0.005}),
-    ("algo.optimizer={_target_: torch.optim.Adagrad, lr: 0.01, eps: 1e-9}", {"lr": 0.01, "eps": 1e-9}),
+    ("algo.optimizer._target_=torch.optim.NAdam", {"name": "torch.optim.NAdam", "lr": 0.005}),
+    ("+algo.optimizer._target_=torch.optim.NAdam", {"name": "torch.optim.NAdam", "lr": 0.005}),
+    (
+        "algo.optimizer={_target_: torch.optim.Adagrad, lr: 0.01, eps: 1e-9}",
+        {"name": "torch.optim.Adagrad", "eps": 1e-9},
+    ),
     ("algo.optimizer.name=torch.optim.Adamax algo.optimizer.betas=[0.8,0.9]", {"betas": [0.8, 0.9]}),
     ("algo.optimizer.lr=0.1", {"lr": 0.1, "name": "adam"}),
 ]
@@ -155,6 +159,7 @@ def test_keys_that_are_in_no_yaml_need_no_plus(typed, expected):
     words = [typed] if "{" in typed else typed.split()
     composed = settings("algo=bp", *map(with_added_key, words))["algo"]["optimizer"]
     assert {key: composed[key] for key in expected} == expected
+    assert "_target_" not in composed
     fresh("algo=bp", "model=mlp", *map(with_added_key, words)).configure_optimizers()
 
 

@@ -20,6 +20,7 @@ from ffbp.lifecycle import train as run
 from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint
 from ffbp.lifecycle.directory import RunDirectory, Status
 from ffbp.lifecycle.job import standing
+from ffbp.lifecycle.prune import prune as prune_run
 from ffbp.lifecycle.start import resume_run
 from ffbp.report.runs import read_runs
 
@@ -113,6 +114,7 @@ def test_what_is_not_finished_is_left_alone(case, a, capsys):
     LEFT_ALONE[case](a)
     before = files(a)
     assert pruned(capsys, "keep=best", "yes=true")[:2] == (0, "nothing to remove\n")
+    assert prune_run(a, only_best=True, remove=True) == []  # looked at again once it is locked
     assert files(a) == before
 
 
