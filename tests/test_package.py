@@ -112,4 +112,4 @@ def test_an_installed_wheel_trains_evaluates_and_compares_in_any_folder(tmp_path
     assert (tmp_path / "elsewhere" / "logs" / "compare" / "index.html").exists()
     unknown = run(program, "trian")
     assert unknown.returncode == 2
-    assert "ffbp train, evaluate, compare, demo expected" in unknown.stderr
+    assert "ffbp train, evaluate, compare, demo, runs, prune expected" in unknown.stderr

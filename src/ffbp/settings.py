@@ -5,7 +5,7 @@ rejected, with the setting's name and range, before anything is trained.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -42,13 +42,56 @@ NonZeroLimit = Count | Annotated[float, Field(gt=0, le=1, strict=True)] | None
 Schedule = Literal["constant", "cooldown", "cosine", "onecycle"]
 
 
-class OptimizerSettings(BaseModel, extra="forbid", frozen=True):
-    """How parameters are moved along their gradients."""
+SHORT_NAMES = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+"""Optimizers that have a name of ours."""
 
-    name: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"]
+_NAMES = "Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop SGD"
+TORCH_OPTIMIZERS = tuple(f"torch.optim.{name}" for name in _NAMES.split())
+"""Classes that a saved run may name as its optimizer: they move by dense gradients, and need no closure."""
+
+
+class OptimizerSettings(BaseModel, extra="allow", frozen=True):
+    """How parameters are moved along their gradients.
+
+    `name` is one of SHORT_NAMES, or the full name of a class; `_target_` is another way to write the latter, and wins
+    over a name beside it. A class is given lr, weight_decay and momentum as far as it takes them, and all other keys.
+    What is None is left to the class.
+    """
+
+    name: str
     lr: Positive | Annotated[list[Positive], Field(min_length=1)]  # a list has one rate for each layer
-    weight_decay: NonNegative
-    momentum: Probability
+    weight_decay: NonNegative | Annotated[list[NonNegative], Field(min_length=1)] | None = None  # a list as for lr
+    momentum: Probability | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _target_is_name(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "_target_" in given:
+            return {key: value for key, value in given.items() if key != "_target_"} | {"name": given["_target_"]}
+        return given
+
+    @field_validator("name")
+    @classmethod
+    def _a_known_name(cls, name: str) -> str:
+        if name not in SHORT_NAMES and "." not in name:
+            names = ", ".join(map(repr, SHORT_NAMES))
+            raise ValueError(f"algo.optimizer.name={name}: {names} or a class such as torch.optim.NAdam expected.")
+        return name
+
+    @model_validator(mode="after")
+    def _known_keys(self) -> "OptimizerSettings":
+        if self.name in SHORT_NAMES:
+            for key in self.model_extra or {}:
+                raise ValueError(unknown_key(key, self.name, list(type(self).model_fields)[1:]))
+            for key in ("weight_decay", "momentum"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"algo.optimizer.{key}: a number expected with name={self.name}.")
+        return self
+
+
+def unknown_key(key: str, name: str, known: Sequence[str]) -> str:
+    """One line on a key of algo.optimizer that the optimizer with this name does not take."""
+    return f"algo.optimizer.{key}: no such setting of {name}, which takes {', '.join(known)}."
 
 
 class HeadSettings(BaseModel, extra="forbid", frozen=True):

@@ -15,7 +15,7 @@ from torch.nn import BatchNorm1d
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ffbp.algorithms.measured import Measured
-from ffbp.algorithms.optimizers import make_optimizer, schedule_gain
+from ffbp.algorithms.optimizers import RPROP, make_optimizer, schedule_gain
 from ffbp.algorithms.step import Step, WrittenGradients
 from ffbp.data import Batch, MemoryData
 from ffbp.data.draws import stream_seed
@@ -51,11 +51,12 @@ class Algorithm(Measured):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer: `name`, `params`, `lr`, and what differs from the common settings."""
-        assert self.optimizer_settings is not None
-        if isinstance(self.optimizer_settings.lr, list):
-            rates = self.optimizer_settings.lr
-            raise ConfigError(f"algo.optimizer.lr={rates}: one number expected, for all layers together.")
-        return [{"name": "all", "params": list(self.parameters()), "lr": self.optimizer_settings.lr}]
+        settings = self.optimizer_settings
+        assert settings is not None
+        for name, value in (("lr", settings.lr), ("weight_decay", settings.weight_decay)):
+            if isinstance(value, list):
+                raise ConfigError(f"algo.optimizer.{name}={value}: one number expected, for all layers together.")
+        return [{"name": "all", "params": list(self.parameters()), "lr": settings.lr}]
 
     def progress(self, group: Mapping[str, Any], elapsed: float) -> float:
         """How far a parameter group is through its own training, in [0, 1], when `elapsed` of the whole has passed."""
@@ -65,6 +66,8 @@ class Algorithm(Measured):
         """Raise a ConfigError for a trainer that this rule cannot work with, before the run writes anything."""
         if endless(trainer) and self.schedule != "constant":
             raise ConfigError(f"algo.schedule={self.schedule}: needs a trainer.max_epochs or max_steps to end at.")
+        if (settings := self.optimizer_settings) and self.schedule != "constant" and settings.name == RPROP:
+            raise ConfigError(f"algo.schedule={self.schedule}: {RPROP} sets its own rates; set algo.schedule=constant.")
         if self.optimizer_settings is None and trainer.world_size > 1:
             raise ConfigError("algo.optimizer=null: this rule moves its parameters itself, in one process only.")
         moves_itself = self.optimizer_settings is None or not self.automatic_optimization

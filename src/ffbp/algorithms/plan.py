@@ -61,22 +61,25 @@ def parameter_groups(
     """Groups for the optimizer, one for each layer and one for the head, with rates of their own; `layer` says which.
 
     Args:
-        optimizer: its `lr` is one number, or a list with one for each layer.
+        optimizer: its `lr` and its `weight_decay` are each one number, or a list with one for each layer.
         head_settings: learning rate and weight decay of the head.
         layers: the parameters of each, first to last.
         head: the parameters of the head.
 
     Raises:
-        ConfigError: if the list is not as long as there are layers.
+        ConfigError: if a list is not as long as there are layers.
     """
     assert optimizer is not None
-    lr, depth = optimizer.lr, len(layers)
-    rates = lr if isinstance(lr, list) else [lr] * depth
-    if len(rates) != depth:
-        raise ConfigError(f"algo.optimizer.lr={rates}: one number or {depth} expected, one for each layer.")
+    depth, decay = len(layers), optimizer.weight_decay
+    rates = optimizer.lr if isinstance(optimizer.lr, list) else [optimizer.lr] * depth
+    decays = [{"weight_decay": each} for each in decay] if isinstance(decay, list) else [{}] * depth
+    for name, values in (("lr", rates), ("weight_decay", decays)):
+        if len(values) != depth:
+            given = getattr(optimizer, name)
+            raise ConfigError(f"algo.optimizer.{name}={given}: one number or {depth} expected, one for each layer.")
     groups: list[dict[str, Any]] = [
-        {"name": f"layer_{k}", "layer": k, "params": parameters, "lr": rate}
-        for k, (parameters, rate) in enumerate(zip(layers, rates, strict=True))
+        {"name": f"layer_{k}", "layer": k, "params": parameters, "lr": rate, **own}
+        for k, (parameters, rate, own) in enumerate(zip(layers, rates, decays, strict=True))
     ]
     of_head = {"name": "head", "layer": None, "params": head}
     return [*groups, of_head | {"lr": head_settings.lr, "weight_decay": head_settings.weight_decay}]

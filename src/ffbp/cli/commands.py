@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NoReturn
 from ffbp.cli.completion import asks_for_completion, complete
 from ffbp.cli.help import show_help
 from ffbp.cli.refusals import exit_code_of, quiet_background
+from ffbp.cli.runs import prune, runs
 from ffbp.cli.streams import output_problem, secure_streams
 from ffbp.cli.words import (
     asks_for_help,
@@ -17,6 +18,7 @@ from ffbp.cli.words import (
     read_options,
     reject_unusable_words,
     show_options,
+    with_added_key,
     with_quoted_path,
 )
 from ffbp.errors import ConfigError, DataError, ResourceError, one_line
@@ -68,7 +70,7 @@ def train() -> int:
         show_help()
         return 0
     if not any(w.startswith("resume=") and w not in ("resume=", "resume=null") for w in words):
-        sys.argv[1:] = map(with_quoted_path, sys.argv[1:])
+        sys.argv[1:] = [with_quoted_path(with_added_key(word)) for word in sys.argv[1:]]
         reject_unusable_words(sys.argv[1:])
         from ffbp.cli.compose import train_as_composed
 
@@ -216,7 +218,7 @@ def demo() -> int:
     return 0
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "demo": demo}
+COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "demo": demo, "runs": runs, "prune": prune}
 
 
 def usage() -> int:

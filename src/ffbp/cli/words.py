@@ -108,6 +108,18 @@ def with_quoted_path(word: str) -> str:
     return f"{key}{equals}'{escaped}'"
 
 
+def with_added_key(word: str) -> str:
+    """A word as Hydra reads it: keys that only some optimizers have are in no YAML, and want ++ in front.
+
+    The `_target_` of an optimizer is written as its name, so that no other name stays beside it.
+    """
+    word = re.sub(r"\A\+{0,2}algo\.optimizer\._target_=", "algo.optimizer.name=", word)
+    if re.match(r"\+{0,2}algo\.optimizer=\{", word):
+        word = re.sub(r"\b_target_(?=\s*:)", "name", word)
+    added = re.match(r"algo\.optimizer(=\{|\.(?!(name|lr|weight_decay|momentum)=)\w+=)", word)
+    return f"++{word}" if added else word
+
+
 def is_debugging() -> bool:
     """Whether tracebacks are wanted in place of one line."""
     return any(word.lower() == "debug=true" for word in sys.argv[1:])

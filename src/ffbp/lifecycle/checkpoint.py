@@ -1,9 +1,7 @@
 """Checkpoint files that are intact or rejected: written atomically, checksummed, read without running code."""
 
-import hashlib
 import io
 import os
-import re
 import shutil
 import stat
 from pathlib import Path
@@ -15,15 +13,12 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from ffbp.errors import CheckpointError
 from ffbp.files import writing
 from ffbp.lifecycle.archive import read_archive, require_savable
+from ffbp.lifecycle.checksum import seal_of, sealed
 from ffbp.lifecycle.plain_pickle import Unreadable
 from ffbp.lifecycle.upgrades import upgrade_checkpoint
 
 FORMAT = 4
 """Version of the file's content; raised when earlier versions of this program could no longer read it."""
-
-# A checkpoint is a zip archive, and a zip archive may end in a comment: ours is its own checksum.
-_COMMENT = re.compile(rb"sha256:([0-9a-f]{64})\Z")
-_COMMENT_SIZE = len("sha256:") + 64
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -35,14 +30,11 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
         ResourceError: if the folder cannot be written or the disk is full.
     """
     torch.save(content, buffer := io.BytesIO())
-    # the archive ends in the length of its comment, two bytes, so far 0; the digest covers all that comes before them
-    body = buffer.getvalue()[:-2]
-    comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
     new = path.with_name(f".{path.name}.new")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with new.open("wb") as file:
-            file.write(body + len(comment).to_bytes(2, "little") + comment)
+            file.write(sealed(buffer.getvalue()))
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
@@ -98,18 +90,10 @@ def replace_damaged(path: Path, other: Path) -> None:
 
 def _check_digest(path: Path, file: BinaryIO) -> None:
     """Compare the checksum at a file's end with its bytes; a CheckpointError if it does not match."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _COMMENT_SIZE))
-    found = _COMMENT.search(file.read())
-    if found is None:
+    seal = seal_of(file)
+    if seal == "missing":
         raise CheckpointError(f"{path}: not a checkpoint of this program, or truncated.{_offer(path)}")
-    digest, rest = hashlib.sha256(), size - _COMMENT_SIZE - 2
-    file.seek(0)
-    while rest > 0:
-        part = file.read(min(rest, 2**20))
-        digest.update(part)
-        rest -= len(part)
-    if digest.hexdigest().encode() != found[1]:
+    if seal == "damaged":
         raise CheckpointError(f"{path}: damaged, its checksum does not match.{_offer(path)}")
 
 

@@ -165,19 +165,27 @@ class RunRecord(Checkpoint):
 
     def _intact_best(self) -> dict[str, float]:
         """The row of best.ckpt; where that is damaged, of the checkpoint that takes its place."""
+        best, last = self.directory.best, self.directory.last
         try:
-            read_checkpoint(self.directory.best)
+            read_checkpoint(best)
             return self.best
         except CheckpointError as error:
-            last = read_checkpoint(self.directory.last)
-            if self.best == self.rows[-1] and self.best["step"] == last["global_step"]:
-                replace_damaged(self.directory.best, self.directory.last)
+            problem = error
+        rows = {path: _rows(path) for path in (last, previous_of(last), previous_of(best))}
+        for path, found in rows.items():  # the best epoch may have been saved under another name too
+            if found[-1:] == [self.best]:
+                replace_damaged(best, path)
                 return self.best
-            if not previous_of(self.directory.best).exists():
-                raise
-            print(f"{error} Going on with that one as the best.", file=sys.stderr)
-            replace_damaged(self.directory.best, previous_of(self.directory.best))
-            return dict(read_checkpoint(self.directory.best)["callbacks"]["RunRecord"]["best"])
+        if found := rows[previous_of(best)]:
+            print(f"{problem} Going on with that one as the best.", file=sys.stderr)
+            replace_damaged(best, previous_of(best))
+            return found[-1]
+        for path in (last, previous_of(last)):  # a finished run, which is trained longer, has dropped the best before
+            if found := rows[path]:
+                print(f"{problem} Going on with {path} as the best so far.", file=sys.stderr)
+                replace_damaged(best, path)
+                return found[-1]
+        raise problem
 
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
         cast(Algorithm, trainer.lightning_module).check_finite()  # a broken model must not replace a good checkpoint
@@ -193,6 +201,16 @@ class RunRecord(Checkpoint):
         self.rows, self.best = state_dict["rows"], state_dict["best"]
         self.stopped = state_dict.get("stopped", False)  # up to format 4, it was not said
         self.clock = TrainingClock(**state_dict["clock"])
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    """The epochs of a checkpoint that was saved at the end of one; empty for any other, or if it is damaged."""
+    try:
+        content = read_checkpoint(path)
+    except CheckpointError:
+        return []
+    rows: list[dict[str, float]] = content["callbacks"]["RunRecord"]["rows"]
+    return rows if rows and rows[-1]["step"] == content["global_step"] else []
 
 
 @contextmanager

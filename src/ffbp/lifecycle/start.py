@@ -16,6 +16,7 @@ from ffbp.errors import CheckpointError, Interrupted, Refusal
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
 from ffbp.lifecycle.places import has_own_images, require_known_images
+from ffbp.lifecycle.prune import is_pruned
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
 from ffbp.lifecycle.threads import usable_cores
 from ffbp.processes import FIRST_PROCESS, SIGNALS
@@ -52,7 +53,7 @@ def resume_run(path: Path, changes: Sequence[str], *, trust: Sequence[str] = (),
         settings = settings_of(directory, trust)
         settings["debug"] = debug
         longer = _accept_changes(settings, OmegaConf.from_dotlist(list(changes)))
-        if not any(word.startswith("data.path=") for word in changes):
+        if not is_pruned(directory) and not any(word.startswith("data.path=") for word in changes):
             require_known_images(settings, directory)
         continue_run(settings, directory, directory.read_overrides(), longer=longer)
 
@@ -61,8 +62,14 @@ def continue_run(
     settings: Settings, directory: RunDirectory, overrides: Sequence[str], *, longer: bool = False
 ) -> None:
     """Train what is left of a run, or say that nothing is; `longer` if it has been given more epochs."""
+    evaluate = PROGRAM.format("evaluate")
+    if is_pruned(directory):
+        said = f"{directory}: its last checkpoint was pruned, so it cannot be trained longer"
+        if longer or not _is_finished(directory):
+            raise CheckpointError(f"{said}; start a new run, or test this one with {evaluate}.")
+        print(f"{said}. It is finished; test it with {evaluate}.")
+        return
     if not longer and _is_finished(directory):
-        evaluate = PROGRAM.format("evaluate")
         print(f"{directory}: finished. Train longer with trainer.max_epochs=, or test with {evaluate}.")
         return
     if ended_by_the_clock(settings):

@@ -92,6 +92,8 @@ class Prepared(NamedTuple):
         if trainer.is_global_zero and not record.rehearsal:
             answers.write(directory.predictions, data.test.images)
             write_text(directory.metrics, json.dumps(metrics, indent=2) + "\n")
+            # the test has just read the best one; the last two stay, since the run may be trained longer
+            previous_of(directory.best).unlink(missing_ok=True)
         return metrics
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ffbp.errors import CheckpointError
+from ffbp.settings import TORCH_OPTIMIZERS
 
 _CALLBACKS = "EarlyStopping ModelCheckpoint LearningRateMonitor DeviceStatsMonitor Timer RichModelSummary ModelSummary"
 LIGHTNING_CALLBACKS = [f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS.split()]
@@ -30,6 +31,8 @@ FOLDERS, FREE = ("save_dir", "dirpath"), ("_target_", "monitor")
 _WORD = re.compile(r"(?!.*\.\.)[\w.=+,: @-]*")  # a part of a file's name
 _FILENAME = re.compile(r"(?!.*\.\.)(?:[\w.=+-]|\{[\w/]+(?::\d{0,2}(?:\.\d{1,2})?[a-z]?)?\})*")  # of a ModelCheckpoint
 
+OPTIMIZER = ("algo", "optimizer")  # the place of a rule's optimizer
+
 MOST_FILES = 100_000
 
 
@@ -45,14 +48,14 @@ def require_trust(settings: Mapping[str, Any], trusted: Iterable[str], directory
         directory: of the run; None if no callback or logger is built.
     """
     trusted = (trusted,) if isinstance(trusted, str) else tuple(trusted)
-    for place, part in _with_targets(settings):
+    for place, part in (*_with_targets(settings), *_optimizer_by_name(settings)):
         target = part["_target_"]
         if not isinstance(target, str):
             raise CheckpointError(f"{'.'.join(place)}._target_={target!r:.80}: refused, not a name.")
         if target in trusted or _vouched(target, trusted):
             continue
         if not _known(target, _role(place)):
-            name = target if _within(target, ("ffbp", "lightning")) else target.split(".")[0]
+            name = target if _within(target, ("ffbp", "lightning", "torch")) else target.split(".")[0]
             raise CheckpointError(
                 f"{target}: refused, since this saved run would execute code outside ffbp, or in a place where it does "
                 f"not belong. If that code is yours, or you trust it, add 'trust=[{name}]'"
@@ -105,8 +108,19 @@ def _with_targets(node: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tupl
             yield from _with_targets(child, (*place, "item"))
 
 
+def _optimizer_by_name(settings: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The optimizer of a rule as a part with a target, where its name is that of a class."""
+    algo = settings.get("algo")
+    optimizer = algo.get("optimizer") if isinstance(algo, dict) else None
+    name = optimizer.get("name") if isinstance(optimizer, dict) else None
+    if isinstance(name, str) and "." in name:
+        yield OPTIMIZER, {"_target_": name}
+
+
 def _role(place: tuple[str, ...]) -> str:
     """The group of settings that a part is the whole of, or one of the members of; empty for any other place."""
+    if place == OPTIMIZER:
+        return "optimizer"
     return place[0] if len(place) == (2 if place[0] in WRITERS else 1) else ""
 
 
@@ -116,9 +130,10 @@ def _vouched(target: str, trusted: tuple[str, ...]) -> bool:
 
 
 def _known(target: str, role: str) -> bool:
-    """Whether a target is one of ours, in its role, or one of the few of Lightning's."""
+    """Whether a target is one of ours, in its role, or one of the few of Lightning's and PyTorch's."""
     packages = {"algo": "algorithms", "model": "models", "data": "data"} | dict.fromkeys(WRITERS, "callbacks")
-    if target in {"callbacks": LIGHTNING_CALLBACKS, "logger": LIGHTNING_LOGGERS}.get(role, ()):
+    others = {"callbacks": LIGHTNING_CALLBACKS, "logger": LIGHTNING_LOGGERS, "optimizer": TORCH_OPTIMIZERS}
+    if target in others.get(role, ()):
         return True
     package = f"ffbp.{packages.get(role)}"
     if not re.fullmatch(rf"{re.escape(package)}(\.[A-Za-z]\w*)+", target):  # before anything is imported
