@@ -152,7 +152,7 @@ def softhebb(p: Panel) -> None:
 
 
 def legend(p: Panel) -> None:
-    """DW is made of what reaches the layer and of its own input."""
+    """A weight changes by what reaches its layer, times the layer's input."""
     rows: list[tuple[str, str, bool, str]] = [
         (FORWARD, "forward: what a layer passes on", False, "up"),
         (SECOND, "a second forward pass", False, "up"),
@@ -183,13 +183,13 @@ RULES: dict[str, tuple[str, Callable[[Panel], None]]] = {
     "Forward-Forward": ("algo=ff", forward_forward),
     "Local losses": ("algo=local_loss", local_losses),
     "Class groups": ("algo=class_groups", class_groups),
+    "SoftHebb": ("algo=softhebb", softhebb),
+    "PEPITA": ("algo=pepita", pepita),
     "Feedback alignment": ("feedback=fa", feedback_alignment),
     "Direct feedback alignment": ("=dfa", direct_feedback),
     "Direct random targets": ("=drtp", random_targets),
-    "PEPITA": ("algo=pepita", pepita),
     "Predictive coding": ("algo=predictive_coding", predictive_coding),
     "Forward gradient": ("algo=forward_gradient", forward_gradient),
-    "SoftHebb": ("algo=softhebb", softhebb),
     "Legend": ("", legend),
 }
 """The title of each panel, the word for the command line, and what draws it; its docstring is written below."""
@@ -210,7 +210,7 @@ def page(names: list[str], columns: int) -> Figure:
 def figures() -> dict[str, Figure]:
     """The figures by name."""
     two = ["Backpropagation", "Forward-Forward", "Legend"]
-    return {"flows": page(list(RULES), columns=4), "two": page(two, columns=3)}
+    return {"flows": page(list(RULES), columns=3), "two": page(two, columns=3)}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Draw when four layers on four machines work and wait: python docs/pictures/waits.py
 
 It writes waits.svg into its folder, or into the one that its argument names. A multiplication of one batch with a
-layer's weights takes one unit of time. A layer under backpropagation needs one forward, and two on the way back: for the
-error below, and for the gradient. Under Forward-Forward it needs two forward, for positives and negatives, and two
+layer's weights takes one unit of time. A layer under backpropagation needs one forward and two on the way back, for
+the error below and for the gradient. Under Forward-Forward it needs two forward, for positives and negatives, and two
 for their gradients. What is sent from one machine to the next takes no time here.
 """
 
