@@ -110,6 +110,8 @@ def test_every_training_composes_and_its_settings_are_in_range(composed):
     assert len(composed) > 30
     for chosen in composed.values():
         check_settings(chosen)
+    assert composed["experiment=paper_ff", "trainer.max_epochs=5"]["trainer"]["max_epochs"] == 5  # the line wins
+    assert composed["experiment=paper_ff", "data=fashion_mnist"]["model"]["input_dropout"] == 0.3  # over the default
 
 
 SMALL = {"limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1, "max_epochs": 1, "strategy": "auto"}

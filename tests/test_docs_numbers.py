@@ -171,6 +171,9 @@ def test_the_bytes_of_a_pipeline_are_those_of_the_activities():
         read = sum(borders[k] for k in rule.readout_layers)
         expected = [sum(borders), sum(borders), 2 * sum(borders[:-1]), sum(borders[:-1]) + read, 8 * int(batch)]
         assert numbers(cells) == expected
+    each = 2 * sum(4 * prod(shape) for shape in rule.stack.activity_shapes())  # of an image, under backpropagation
+    gradients = numbers(rows("scaling.md", "data parallel, a step")[2][1:])[1]
+    assert f"below some {round(gradients / each, -1):.0f} images" in " ".join(PAGES["scaling.md"].split())
 
 
 def test_the_shares_of_waiting_are_those_of_the_formulas_and_of_the_chart(monkeypatch):
