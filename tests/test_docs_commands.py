@@ -152,6 +152,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(page, warm):
         if script == "train.py" and not {"--help"} & set(typed) and not typed[0].startswith("resume="):
             given = {word.partition("=")[0] for word in FEW}
             typed = [*(word for word in typed if word.partition("=")[0] not in given), *FEW]
+            typed = [word.replace("seed=0,1,2", "seed=0") if page == "start.md" else word for word in typed]
         done = warm(*typed, script=script)
         assert done.wait() == 0, (words, done.stderr)
         said += done.stdout
@@ -160,9 +161,9 @@ def test_the_commands_of_a_page_work_one_after_the_other(page, warm):
         assert (warm.folder / "logs" / "compare" / "index.html").exists()
         assert (warm.folder / "demo.html").exists()
     else:
-        assert said.count("finished, skipped") == 8
+        assert said.count("finished, skipped") == 4
         jobs = json.loads((warm.folder / "logs" / "sweeps" / "mine" / "sweep.json").read_text())
-        assert [job["state"] for job in jobs] == ["finished"] * 6
+        assert [job["state"] for job in jobs] == ["finished"] * 3
 
 
 # -- what a run writes
