@@ -15,6 +15,7 @@ import re
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -102,8 +103,11 @@ class SeedsAtOnce:
         self.rule = self.rules[0]
         self.input_dropout = self.rule.stack.blocks[0].dropout.p
         self.rule.stack.blocks[0].dropout.p = 0.0  # done beforehand, see `take_step`
-        if any(isinstance(module, nn.Dropout) and module.p for module in self.rule.modules()):
-            raise ConfigError("model.dropout: only model.input_dropout is possible with several seeds at once.")
+        mixes = isinstance(self.rule, ForwardForward) and not self.rule.contrast.shows_labels  # images, undropped
+        if any(isinstance(part, nn.Dropout) and part.p for part in self.rule.modules()) or (
+            self.input_dropout and mixes
+        ):
+            raise ConfigError("model.dropout: not with several seeds at once, nor input_dropout with false images.")
         self.rule.record = lambda *measured: None  # it adds up numbers of one run
         two, labels = slice(0, 2), self.loaders[0].labels[:2]  # any two images, to learn what a copy draws
         self.noted = NotedDraws((0, 0, 0), 2, two, labels.device)
@@ -187,6 +191,7 @@ def chosen_settings(words: Sequence[str]) -> Settings:
 
 def main() -> None:
     asked = [word.removeprefix("seeds=") for word in sys.argv[1:] if word.startswith("seeds=")] or ["0,1,2"]
+    warnings.filterwarnings("ignore", message="There is a performance drop")  # of what vmap runs seed by seed
     words = [word for word in sys.argv[1:] if not word.startswith("seeds=")]
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", asked[-1]):
         raise ConfigError(f"seeds={asked[-1]}: whole numbers with commas between them expected.")

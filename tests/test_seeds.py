@@ -9,6 +9,7 @@ from conftest import settings
 from test_examples import example
 
 from ffbp.build import build
+from ffbp.errors import ConfigError
 from ffbp.lifecycle import train as run
 
 SEEDS = (3, 0)
@@ -19,7 +20,7 @@ CASES = {
     "ff": ["algo=ff"],
     "paper_ff": ["experiment=paper_ff"],
     "ff, three layers": ["algo=ff", "model.widths=[40,30,20]", "algo.optimizer.lr=[1e-3,3e-3,2e-3]"],
-    "ff, hybrid": ["algo=ff", "algo.negatives=hybrid", "model.input_dropout=0.2"],
+    "ff, hybrid": ["algo=ff", "algo.negatives=hybrid", "model.widths=[30]"],
     "ff, uniform, peers": ["algo=ff", "algo.negatives=uniform", "algo.peer_normalization=hinton"],
     "local_loss": ["algo=local_loss", "model.widths=[40,30]"],
 }
@@ -85,7 +86,9 @@ def test_so_they_do_in_single_precision_for_the_first_steps(case, tmp_path):
     assert_equal_each_alone(SINGLE[case], tmp_path, 4, "32-true", rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("words", [["model.dropout=0.2"], ["algo=feedback"]])
+@pytest.mark.parametrize(
+    "words", [["model.dropout=0.2"], ["algo=ff", "algo.negatives=noise", "model.input_dropout=0.2"], ["algo=feedback"]]
+)
 def test_what_cannot_be_equal_is_refused(words):
     with pytest.raises(ConfigError, match="several seeds at once"):
         together(*words)
