@@ -28,7 +28,7 @@ from ffbp.lifecycle import train as run
 from ffbp.settings import Settings
 
 sys.path.insert(0, str(CHECKOUT / "examples"))
-from seeds_at_once import SeedsAtOnce, chosen_settings  # noqa: E402, the example that is measured
+from seeds_at_once import SeedsAtOnce, chosen_settings
 
 CASES = {
     "ff": ("Forward-Forward, 784-128", ["algo=ff"]),

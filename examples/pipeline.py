@@ -76,7 +76,9 @@ class Stage:
         self.mine = [k for k in range(depth) if self.owners[k] == rank]
         self.last = rank == processes - 1
         groups = rule.parameter_groups()
-        self.groups = [group | {"base_lr": group["lr"]} for group, owner in zip(groups, self.owners) if owner == rank]
+        self.groups = [
+            group | {"base_lr": group["lr"]} for group, owner in zip(groups, self.owners, strict=True) if owner == rank
+        ]
         self.optimizer = make_optimizer(self.groups, rule.optimizer_settings)
         self.loader, self.epochs = data.train_dataloader(), settings["trainer"]["max_epochs"]
         self.under_way: list[tuple[distributed.Work, Tensor]] = []

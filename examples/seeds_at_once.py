@@ -103,15 +103,15 @@ class SeedsAtOnce:
         self.rule = self.rules[0]
         self.input_dropout = self.rule.stack.blocks[0].dropout.p
         self.rule.stack.blocks[0].dropout.p = 0.0  # done beforehand, see `take_step`
-        mixes = isinstance(self.rule, ForwardForward) and not self.rule.contrast.shows_labels  # images, undropped
-        if any(isinstance(part, nn.Dropout) and part.p for part in self.rule.modules()) or (
-            self.input_dropout and mixes
-        ):
-            raise ConfigError("model.dropout: not with several seeds at once, nor input_dropout with false images.")
+        if any(isinstance(part, nn.Dropout) and part.p for part in self.rule.modules()):
+            raise ConfigError("model.dropout: with several seeds at once, only input_dropout is possible.")
+        if self.input_dropout and settings["algo"].get("negatives") in ("hybrid", "noise"):  # dropped after mixing
+            raise ConfigError("model.input_dropout: with several seeds at once, not for negatives without labels.")
         self.rule.record = lambda *measured: None  # it adds up numbers of one run
-        two, labels = slice(0, 2), self.loaders[0].labels[:2]  # any two images, to learn what a copy draws
+        labels, two = self.loaders[0].labels[:2], slice(0, 2)
+        images = self.loaders[0].images.take(torch.arange(2, device=device))  # (2, C, H, W)
         self.noted = NotedDraws((0, 0, 0), 2, two, labels.device)
-        loss_of(deepcopy(self.rule), self.loaders[0].images.take(labels), labels, self.noted)
+        loss_of(deepcopy(self.rule), images, labels, self.noted)  # once on a copy, to learn what it draws
         self.rule.forward = partial(loss_of, self.rule)  # what `functional_call` calls, with the weights of one seed
 
         self.weights, self.buffers = stack_module_state(self.rules)  # by name, (S, ...) each

@@ -61,5 +61,5 @@ def test_a_pipeline_ends_with_the_bits_of_one_process(case, tmp_path):
 )
 def test_what_a_pipeline_cannot_do_is_refused(words):
     chosen = settings("model=mlp", *words)
-    with pytest.raises(ConfigError, match="pipeline|one for each process"):
+    with pytest.raises(ConfigError, match=r"pipeline|one for each process"):
         example("pipeline").Stage(chosen, build("data", chosen["data"], seed=0), 0, 2)
