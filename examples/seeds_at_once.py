@@ -199,9 +199,8 @@ def main() -> None:
     data: MemoryData = build("data", settings["data"], seed=0)
     on_gpu = torch.cuda.is_available() and settings["trainer"]["accelerator"] != "cpu"
     training = SeedsAtOnce(settings, data, seeds, "cuda" if on_gpu else "cpu")
-    if settings["threads"] == "auto":
-        several = len(seeds) * data.batch_size
-        torch.set_num_threads(automatic_threads(training.rule.stack, several, usable_cores()))
+    by_size = automatic_threads(training.rule.stack, len(seeds) * data.batch_size, usable_cores())
+    torch.set_num_threads(by_size if settings["threads"] == "auto" else settings["threads"])
 
     val, test = (part and training.loader(part) for part in (data.val, data.test))
     found: list[dict[str, Any]] = [{"seed": seed, "val/acc": -1.0} for seed in seeds]

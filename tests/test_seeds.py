@@ -95,7 +95,7 @@ def test_what_cannot_be_equal_is_refused(words):
 
 
 def test_it_runs_as_a_command(warm):
-    words = ["algo=ff", "data=digits", "trainer.max_epochs=2", "trainer=cpu"]
+    words = ["algo=ff", "data=digits", "data.batch_size=200", "trainer.max_epochs=2", "trainer=cpu"]
     script = warm(*words, "seeds=4,2", script="examples/seeds_at_once.py")
     single = warm(*words, "seed=2", "hydra.run.dir=one")
     assert script.wait() == 0, script.stderr
