@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ffbp import curvature
     from ffbp.algorithms import Algorithm
+    from ffbp.notebooks import history, list_runs
 
 __version__ = "0.1.0"
-__all__ = ["curvature", "load"]
+__all__ = ["curvature", "history", "list_runs", "load"]
 
 
 def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
@@ -25,4 +26,10 @@ def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
 def __getattr__(name: str) -> Any:
     if name == "curvature":  # not before somebody asks for it, since it brings PyTorch
         return import_module("ffbp.curvature")
+    if name in ("history", "list_runs"):  # which bring pandas
+        return getattr(import_module("ffbp.notebooks"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
