@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 
 from ffbp.errors import CheckpointError, one_line
 from ffbp.lifecycle.directory import RunDirectory, nearby_runs
 from ffbp.lifecycle.saved import read_kept
 from ffbp.lifecycle.upgrades import upgrade_settings
-from ffbp.report.differences import differing, shown
+from ffbp.report.differences import Flat, differing, shown
 from ffbp.report.runs import Run, Unfinished, find_runs, read_history
 
 OWN_COLUMNS = re.compile(r"(algo|model|data)\.(_target_|name|source)|epochs")
@@ -64,9 +64,7 @@ def list_runs(directory: str | Path = "logs") -> pd.DataFrame:
                 damaged.append(one_line(error))
     for line in (*found.damaged, *damaged):
         warnings.warn(f"left out: {line}", stacklevel=2)
-    settings = [
-        {name: value for name, value in run.effective.items() if not OWN_COLUMNS.fullmatch(name)} for run in runs
-    ]
+    settings = [_without_own_columns(run.effective) for run in runs]
     names = differing(settings)
     rows = [
         _row(run, directory / run.directory, states.get(run.directory, "finished"))
@@ -105,6 +103,10 @@ def _row(run: Run, path: Path, state: str) -> dict[str, Any]:
     begun = next(file.stat().st_mtime for file in files if file.exists())
     started = datetime.fromtimestamp(begun)
     return {"path": str(path), "started": started, "state": state, **own, "seconds": run.metrics["time/train_seconds"]}
+
+
+def _without_own_columns(settings: Flat) -> Flat:
+    return {name: value for name, value in settings.items() if not OWN_COLUMNS.fullmatch(name)}
 
 
 def _cell(value: Any) -> Any:

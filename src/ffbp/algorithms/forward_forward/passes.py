@@ -40,7 +40,7 @@ class Passes:
         The label patterns are multiplied as further images of the batch. So is an image of zeros, whose product, the
         bias alone, is subtracted from theirs.
         """
-        block, count = self.stack.blocks[0], len(images)
+        block, count = self.stack.blocks[0], images.shape[0]  # len() would be a constant in an exported graph
         rows = self.embedding.rows(images)  # (B + classes + 1, C, H, W)
         if block.training and block.dropout.p:
             rows[:count] = block.dropout(rows[:count])
@@ -77,7 +77,7 @@ class Passes:
     def label_goodness(self, products: FirstProducts, goodness: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The goodness of each image under each label, for each layer a tensor of shape (B, classes)."""
         labelled = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (B * classes, ...)
-        shape = len(products.images), len(products.labels)
+        shape = products.images.shape[0], products.labels.shape[0]
         return [goodness(activity).view(shape) for activity in self.activities(labelled)]
 
 
