@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ffbp import __version__
 from ffbp.algorithms import Algorithm
 from ffbp.errors import ConfigError, one_line
 from ffbp.evaluation import class_names
@@ -78,8 +79,14 @@ def export_onnx(model: Algorithm, path: Path, *, run: Path, pixels: Pixels = "fl
     require_packages()
     require_own(path)
     graph = Graph(deepcopy(model).float().cpu().eval(), pixels)
-    content = _content(graph, _metadata(model, run, pixels))
-    difference = _difference(graph, content)
+    try:
+        content = _content(graph, _metadata(model, run, pixels))
+        difference = _difference(graph, content)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the exporter or ONNX Runtime meets in a rule that it cannot follow
+        rule, reason = type(model).__name__, one_line(error, 300)
+        raise ConfigError(f"export=: {rule} cannot be written as ONNX ({reason}).") from error
     if not difference <= TOLERANCE:
         raise ConfigError(f"export=: ONNX Runtime's scores differ from PyTorch's by {difference:.1e} of the largest.")
     write_bytes(path, content)
@@ -131,30 +138,28 @@ def _content(graph: Graph, metadata: dict[str, str]) -> bytes:
     example = torch.zeros(2, *shape, dtype=torch.uint8 if graph.pixels == "uint8" else torch.float32)
     count = torch.export.Dim("N", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of PyTorch's own parts
-            program = torch.onnx.export(
-                graph, (example,), dynamo=True, dynamic_shapes=({0: count},), input_names=["images"],
-                output_names=["scores"], opset_version=OPSET, verbose=False,
-            )  # fmt: skip
-            assert program is not None
-            proto = program.model_proto
-        proto.producer_name, proto.producer_version = PRODUCER, metadata["run"]
-        onnx.helper.set_model_props(proto, metadata)
-        if proto.ByteSize() >= LARGEST:
-            raise ConfigError(f"export=: the model has {proto.ByteSize():,} bytes, and ONNX holds {LARGEST:,}.")
-        if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-            raise ConfigError(
-                f"export=: {type(graph.model).__name__} fixes the number of images in its graph; its answer must take "
-                f"it from images.shape[0], which len(images) does not."
-            )
-        onnx.checker.check_model(proto, full_check=True)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever the exporter meets in a rule that it cannot follow
-        rule = type(graph.model).__name__
-        raise ConfigError(f"export=: {rule} cannot be written as ONNX ({one_line(error, 300)}).") from error
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of PyTorch's own parts
+        program = torch.onnx.export(
+            graph, (example,), dynamo=True, dynamic_shapes=({0: count},), input_names=["images"],
+            output_names=["scores"], opset_version=OPSET, verbose=False,
+            optimize=False,  # which takes the eps of a normalisation, 1e-8, for 0 (onnxscript 0.7)
+        )  # fmt: skip
+        assert program is not None
+        proto = program.model_proto
+    proto.producer_name, proto.producer_version = PRODUCER, __version__
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del part.metadata_props[:]  # which name the files of this machine
+    del proto.graph.metadata_props[:]
+    onnx.helper.set_model_props(proto, metadata)
+    if proto.ByteSize() >= LARGEST:
+        raise ConfigError(f"export=: the model has {proto.ByteSize():,} bytes, and ONNX holds {LARGEST:,}.")
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ConfigError(
+            f"export=: {type(graph.model).__name__} fixes the number of images in its graph; its answer must take "
+            f"it from images.shape[0], which len(images) does not."
+        )
+    onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()
     return content
 
@@ -168,6 +173,7 @@ def _difference(graph: Graph, content: bytes) -> float:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).integers(0, 256, (TRIED, *graph.model.stack.image_shape), dtype=np.uint8)
+    pixels[0], pixels[1] = 0, 255  # layers may be silent on a black image
     images: Any = pixels if graph.pixels == "uint8" else pixels.astype(np.float32) / 255
     with torch.no_grad():
         wanted = graph(torch.from_numpy(images)).numpy()
