@@ -7,11 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffbp.torchmetrics_later import postpone_torchmetrics
+
 if TYPE_CHECKING:
     from ffbp import curvature
     from ffbp.algorithms import Algorithm
     from ffbp.notebooks import history, list_runs
 
+postpone_torchmetrics()  # before anything imports Lightning
 __version__ = "0.1.0"
 __all__ = ["curvature", "history", "list_runs", "load"]
 
