@@ -21,7 +21,6 @@ from ffbp.data.sources import FRAMES, digits
 from ffbp.demo.export import describe, rounded
 from ffbp.demo.page import MARKER, SCRIPTS, page_of, write_demo
 from ffbp.errors import ConfigError
-from ffbp.evaluation import goodness_by_layer
 from ffbp.lifecycle.train import train
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -105,7 +104,7 @@ def test_a_network_answers_as_under_pytorch(browser, tmp_path):
         assert found["answer"] == int(answer.argmax()), name
         wanted = {"logits": readouts["softmax"][0]}
         if "goodness" in readouts:
-            wanted |= {"goodness": readouts["goodness"][0], "layers": goodness_by_layer(small, image)[0]}
+            wanted |= {"goodness": readouts["goodness"][0], "layers": small.goodness_by_layer(image)[0]}
         else:
             assert found["layers"] is None
         for part, expected in wanted.items():

@@ -6,8 +6,7 @@ statistics. Its parameters are one vector of length P here, in the order of `mod
 better. Nothing about the model is changed, and no random numbers are drawn but those of a given seed.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vjp, vmap
 from torch.nn.functional import cross_entropy
 
+from ffbp.algorithms.answering import evaluating
 from ffbp.algorithms.measured import Measured
 from ffbp.errors import NumericError
 from ffbp.memory import require_memory
@@ -33,7 +33,7 @@ def input_jacobian(model: nn.Module, images: Tensor) -> Tensor:
     Returns:
         the Jacobians, shape (B, classes, C, H, W).
     """
-    with _evaluating(model):
+    with evaluating(model):
         answer, weights = _by_vector(model)
         one = jacrev(lambda image: answer(weights, image.unsqueeze(0))[0])  # (C, H, W) -> (classes, C, H, W)
         return cast(Tensor, vmap(one, chunk_size=ROWS_AT_ONCE)(images.to(weights.dtype)))
@@ -45,7 +45,7 @@ def parameter_jacobian(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ResourceError: if the Jacobians do not fit into memory.
     """
-    with _evaluating(model):
+    with evaluating(model):
         answer, weights = _by_vector(model)
         images = images.to(weights.dtype)
         with torch.no_grad():
@@ -71,7 +71,7 @@ def hessian_product(
 
     Source: Pearlmutter 1994, Neural Computation 6.
     """
-    with _evaluating(model):
+    with evaluating(model):
         answer, weights = _by_vector(model)
         images = images.to(weights.dtype)
         gradient = grad(lambda vector: loss(answer(vector, images), labels))
@@ -231,15 +231,3 @@ def _by_vector(model: nn.Module) -> tuple[Callable[[Tensor, Tensor], Tensor], Te
 def _at_least_single(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     return tensor.to(torch.promote_types(tensor.dtype, torch.float)) if tensor.is_floating_point() else tensor
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation, and each of its modules back into what it was."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ffbp.algorithms import Algorithm, ForwardForward
+from ffbp.algorithms import Algorithm
 from ffbp.build import build
 from ffbp.data.drawings import Frame, as_drawn, on_paper
 from ffbp.data.pictures import SUFFIXES, decode, upright
@@ -194,34 +194,14 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-@torch.no_grad()
-def goodness_by_layer(model: Algorithm, images: Tensor) -> Tensor:
-    """The goodness of each layer for images (N, C, H, W), uint8 or in [0, 1], under each label: (N, layers, classes).
-
-    Raises:
-        ConfigError: if the model was not trained by Forward-Forward with labels in its images.
-    """
-    if not isinstance(model, ForwardForward) or not model.contrast.shows_labels:
-        raise ConfigError("goodness=true: the run was not trained by Forward-Forward with labels in the images.")
-    weight = next(model.parameters())
-    products = model.passes.first(model.stack.as_input(images).to(weight))
-    labelled = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (N * classes, ...)
-    goodness = model.layer_losses[0].goodness
-    layers = [goodness(activity) for activity in model.passes.activities(labelled)]  # each (N * classes,)
-    return torch.stack(layers, 1).view(len(images), -1, len(layers)).transpose(1, 2)
-
-
 def answers(model: Algorithm, pictures: Pictures, with_goodness: bool) -> Iterator[str]:
     """For each picture, a line with its class, the score and the next two; and a table of goodness if it is wanted.
 
     The score is the share of the softmax over the answer's logits, or the goodness itself where that is the answer.
     """
-    weight, names = next(model.parameters()), class_names(model.settings)
-    by_goodness = model.readout == "goodness"
-    images = model.stack.as_input(pictures.images).to(weight)
-    with torch.no_grad():
-        logits = torch.cat([model.answer(part).float() for part in torch.split(images, 500)])
-    scores = logits if by_goodness else logits.softmax(1)
+    names, by_goodness = class_names(model.settings), model.readout == "goodness"
+    goodness = model.goodness_by_layer(pictures.images).tolist() if with_goodness else []  # (N, layers, classes)
+    scores = model(pictures.images) if by_goodness else model.probabilities(pictures.images)
     best, order = scores.topk(min(3, len(names)))  # (N, 3)
     for number, file in enumerate(pictures.files):
         if pictures.blank[number]:
@@ -233,5 +213,5 @@ def answers(model: Algorithm, pictures: Pictures, with_goodness: bool) -> Iterat
         yield f"{file}\t{first}\t{values[0]}\tthen {rest}"
         if with_goodness:
             yield "  goodness" + "".join(f"{name:>9.9}" for name in names)
-            for layer, row in enumerate(goodness_by_layer(model, pictures.images[number : number + 1])[0].tolist()):
+            for layer, row in enumerate(goodness[number]):
                 yield f"  layer {layer:<2}" + "".join(f"{value:>9.3f}" for value in row)

@@ -45,7 +45,6 @@ class ClassGroups(Algorithm):
             self.register_buffer(f"share_{k}", share, persistent=False)
 
     def goodness(self, images: Tensor) -> list[Tensor]:
-        """Each layer's goodness of each class, (B, classes)."""
         found = []
         for k, activity in enumerate(self.stack.activities(images, local=True)):
             squares = activity.flatten(2).square().mean(2) if activity.dim() == 4 else activity.square()  # (B, units)

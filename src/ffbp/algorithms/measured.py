@@ -1,33 +1,27 @@
-"""How every learning rule answers and is measured."""
+"""How every learning rule is measured."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ffbp.algorithms.answering import Answering
 from ffbp.algorithms.means import EpochMeans
 from ffbp.algorithms.step import Step
 from ffbp.data import Batch
 from ffbp.errors import NumericError
 from ffbp.models import Stack
 
-PREDICT_BATCH = 500
 IN_PROGRESS_BAR = {f"{phase}/{what}" for phase in ("train", "val", "test") for what in ("loss", "acc")}
 
 
-class Measured(pl.LightningModule):
+class Measured(Answering):
     """A stack that can be asked and measured; how it is trained is the business of `Algorithm`."""
 
-    readout: str | None = None  # which of `readouts` is the answer; None for the stack's own logits
-
     def __init__(self, stack: Stack) -> None:
-        super().__init__()
-        self.stack = stack
-        self.settings: dict[str, Any] = {}  # the run's own, kept in every checkpoint
+        super().__init__(stack)
         self.train_means, self.eval_means = EpochMeans(), EpochMeans()
         self.epoch_metrics: dict[str, Tensor] = {}  # what the last epoch came to, validation included
         self.infinite_from_the_start: list[str] = []  # meant to be, such as a mask
@@ -38,40 +32,6 @@ class Measured(pl.LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
-
-    @property
-    def class_names(self) -> list[str]:
-        """What the classes are called, in the order of the logits: as the data set calls them, else by number."""
-        return self.settings.get("class_names") or [str(k) for k in range(self.stack.classes)]
-
-    def readouts(self, images: Tensor) -> dict[str, Tensor]:
-        """Classify `images` (B, C, H, W) in several ways: names and logits (B, classes); {} if there is only one."""
-        return {}
-
-    def answer(self, images: Tensor) -> Tensor:
-        """The logits that count, shape (B, classes), for `images` (B, C, H, W)."""
-        return self.stack(images) if self.readout is None else self.readouts(images)[self.readout]
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: shape (N, C, H, W), or (N, H, W) or (H, W) where there is one channel; uint8, or floats in [0, 1].
-
-        Returns:
-            classes, shape (N,), on the device of `images`.
-
-        Raises:
-            ValueError: if the shape or the range does not fit.
-        """
-        training = self.training
-        self.eval()
-        parts = torch.split(self.stack.as_input(images), PREDICT_BATCH)
-        weight = next(self.parameters())
-        answers = [self.answer(part.to(weight.device, weight.dtype)) for part in parts]
-        self.train(training)
-        return torch.cat(answers).argmax(1).to(images.device)
 
     # -- measuring
 

@@ -104,7 +104,6 @@ class SoftHebb(Algorithm):
         return towards - (towards * weight).sum(inputs(weight), keepdim=True) * weight  # y x . w is y u
 
     def activities(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield each layer's activity, first to last, shape (B, D) or (B, C, H, W), for images (B, C, H, W)."""
         activity = images
         for block in self.stack.blocks:
             activity = activity_of(block, block.product(block.dropout(standardised(activity))))

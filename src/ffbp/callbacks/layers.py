@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from ffbp.algorithms import Algorithm, ForwardForward
+from ffbp.algorithms.answering import evaluating
 from ffbp.algorithms.forward_forward.goodness import positions
-from ffbp.algorithms.softhebb import SoftHebb
 from ffbp.data import Batch
 from ffbp.data.draws import Draws
 from ffbp.data.sources import Labelled
@@ -25,19 +25,14 @@ RIDGE = 1e-3  # of the mean square of a feature
 @contextmanager
 def looking(trainer: pl.Trainer, algorithm: Algorithm) -> Iterator[None]:
     """Look at a network as an evaluation does, whatever mode each part is in: no gradients, nothing compiled anew."""
-    training = {module: module.training for module in algorithm.modules()}
-    compiled = any(module._compiled_call_impl for module in training)
-    algorithm.eval()
-    try:
-        with (
-            torch.no_grad(),
-            trainer.precision_plugin.val_step_context(),
-            torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
-        ):
-            yield
-    finally:
-        for module, before in training.items():
-            module.training = before
+    compiled = any(module._compiled_call_impl for module in algorithm.modules())
+    with (
+        evaluating(algorithm),
+        torch.no_grad(),
+        trainer.precision_plugin.val_step_context(),
+        torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
+    ):
+        yield
 
 
 def a_batch(algorithm: Algorithm, part: Labelled, first: int, count: int) -> Batch:
@@ -77,21 +72,14 @@ def threshold_of(algorithm: ForwardForward, layer: int) -> float | None:
 
 def goodness_of_labels(algorithm: ForwardForward, images: Tensor) -> Tensor:
     """The goodness of the first image of (B, C, H, W) under every label in every layer, shape (layers, classes)."""
-    products = algorithm.passes.first(images[:1])
-    labelled = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (classes, ...)
-    by_layer = zip(algorithm.layer_losses, algorithm.passes.activities(labelled), strict=True)
-    return torch.stack([loss.goodness(activity) for loss, activity in by_layer]).float().cpu()
+    return torch.cat(algorithm.goodness(images[:1])).float().cpu()
 
 
 def features(algorithm: Algorithm, images: Tensor) -> list[Tensor]:
     """What a linear read-out would see of each layer, shapes (B, features): maps are pooled to `MOST_FEATURES`."""
+    activities = algorithm.activities(images)
     if isinstance(algorithm, ForwardForward):
-        first = algorithm.passes.first(images)
-        neutral = first.images + first.labels.sum(0) / algorithm.stack.classes
-        activities = [algorithm.passes.seen_above(activity) for activity in algorithm.passes.activities(neutral)]
-    else:
-        whose = algorithm if isinstance(algorithm, SoftHebb) else algorithm.stack
-        activities = list(whose.activities(images))
+        activities = map(algorithm.passes.seen_above, activities)
     return [_pooled(activity).float() for activity in activities]
 
 

@@ -1,13 +1,13 @@
 """The commands: train, evaluate, compare and demo. They import what they need once their words are known to be good."""
 
-import json
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 from ffbp.cli.completion import asks_for_completion, complete
+from ffbp.cli.evaluate import evaluate
 from ffbp.cli.help import show_help
 from ffbp.cli.refusals import exit_code_of, quiet_background
 from ffbp.cli.runs import prune, runs
@@ -21,7 +21,7 @@ from ffbp.cli.words import (
     with_added_key,
     with_quoted_path,
 )
-from ffbp.errors import ConfigError, DataError, ResourceError, one_line
+from ffbp.errors import ConfigError, ResourceError
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.threads import wait_briefly
 from ffbp.processes import FIRST_PROCESS, SIGNALS
@@ -88,73 +88,6 @@ def train() -> int:
     from ffbp.lifecycle.start import resume_run
 
     resume_run(Path(options.resume), changes, trust=options.trust, debug=options.debug)
-    return 0
-
-
-@dataclass
-class EvaluateOptions:
-    """What `evaluate` can be told."""
-
-    run: Annotated[str, "a run directory or a checkpoint"]
-    images: Annotated[list[str], "pictures to classify: a file, a folder or a pattern; several as [one,another]"] = (
-        field(default_factory=list)
-    )
-    invert: Annotated[Literal["auto", "true", "false"], "whether they are dark on bright; auto finds out"] = "auto"
-    goodness: Annotated[bool, "true to print Forward-Forward's goodness by layer and label"] = False
-    save: Annotated[str, "a folder for what the model sees of each picture"] = ""
-    data_dir: Annotated[str, "where downloadable data sets are; else FFBP_DATA_DIR, or data"] = ""
-    data_path: Annotated[str, "where its images are, if they are your own and no longer where they were"] = ""
-    trust: Annotated[list[str], "packages whose classes the run may name, such as [mine]"] = field(default_factory=list)
-    debug: Annotated[bool, "true for tracebacks in place of one line"] = False
-
-
-EVALUATE_HELP = """Test a finished run again, or ask what its model sees in pictures of your own.
-
-  {0} run=logs/ff/...
-  {0} run=logs/ff/... images=seven.png
-  {0} run=logs/ff/... 'images=[seven.png,scans/,photos/*.jpg]' goodness=true save=seen
-
-A line for each picture: file, class, score, and the next two. Drawings for a model of digits may be of any size, place,
-colour and light; for other data sets, pictures are scaled as they are."""
-
-
-def evaluate() -> int:
-    """Print a run's test metrics again, or what its model sees in pictures."""
-    if asks_for_help(sys.argv[1:]):
-        show_options(EvaluateOptions, EVALUATE_HELP.format(PROGRAM.format("evaluate")))
-        return 0
-    # as `train` calls it
-    words = [
-        f"data_path{word.removeprefix('data.path')}" if word.startswith("data.path=") else word for word in sys.argv[1:]
-    ]
-    options = read_options(EvaluateOptions, words)
-    if not options.images and (options.goodness or options.save):
-        raise ConfigError("goodness= and save= are about pictures; say which by images=.")
-    from ffbp.evaluation import answers, frame_of, read_images, save_images, test_metrics
-    from ffbp.lifecycle.load import load
-    from ffbp.lifecycle.places import has_own_images
-
-    model = load(options.run, trust=options.trust)
-    if not options.images:
-        data_dir = options.data_dir or os.environ.get("FFBP_DATA_DIR", "data")
-        print(json.dumps(test_metrics(model, data_dir, Path(options.run), options.data_path), indent=2))
-        return 0
-    invert = None if options.invert == "auto" else options.invert == "true"
-    paths = [Path(name) for name in options.images]
-    own = has_own_images(model.settings["data"])
-    pictures = read_images(paths, model.stack.image_shape, invert, frame_of(model.settings), own=own)
-    for line in pictures.skipped:
-        print(f"skipped: {one_line(line)}", file=sys.stderr)
-    for file, blank in zip(pictures.files, pictures.blank, strict=True):
-        if blank:
-            print(f"{one_line(file)}: blank; nothing is drawn on it", file=sys.stderr)
-    for line in answers(model, pictures, options.goodness):
-        print(line)
-    if options.save:
-        save_images(pictures, Path(options.save))
-    if pictures.skipped:
-        several = len(pictures.skipped) + len(pictures.files)
-        raise DataError(f"{len(pictures.skipped)} of {several} pictures could not be read; they are named above.")
     return 0
 
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
 from ffbp.data import cifar10, sources
@@ -158,6 +157,8 @@ def hold_out(
     if not classes <= count <= most:
         none = "0, or " if setting == "data.val_size" else ""
         raise ConfigError(f"{setting}={size}: {none}{classes} to {most} images expected for this data set.")
+    from sklearn.model_selection import train_test_split  # here, since a model is loaded and asked without it
+
     _, held = train_test_split(divisible, test_size=count, stratify=strata, random_state=split_seed)
     held = np.sort(held)
     kept = np.delete(np.arange(len(labels)), held)

@@ -19,8 +19,6 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision import datasets
@@ -61,6 +59,9 @@ def digits() -> tuple[Labelled, Labelled]:
     Returns:
         1,437 images for training and 360 for the test, stratified; the split never changes.
     """
+    from sklearn.datasets import load_digits  # here, since a model is loaded and asked without it
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     small = torch.from_numpy(bunch.images / 16.0).float().unsqueeze(1)  # (1797, 1, 8, 8) in [0, 1]
     large = interpolate(small, size=(24, 24), mode="bilinear", align_corners=False)

@@ -26,7 +26,8 @@ def load(run: str | Path, *, trust: Sequence[str] = ()) -> Algorithm:
         trust: names of packages, besides our own, whose classes the run may name.
 
     Returns:
-        the algorithm with its trained stack, in evaluation mode on the CPU: ask it with `.predict(images)`.
+        the algorithm with its trained stack, in evaluation mode on the CPU; `ffbp.algorithms.answering` says what it
+            can be asked, such as `.predict(images)`.
 
     Raises:
         CheckpointError: if there is no such run, or its checkpoint is damaged or not to be trusted.

@@ -37,7 +37,7 @@ class LocalConv2d(nn.Module):
         """Cut the receptive fields out of maps (B, C, H, W): shape (positions, B, inputs)."""
         fields = maps.unfold(2, self.kernel_size, self.stride).unfold(3, self.kernel_size, self.stride)
         # channels last, as `forward` leaves them in memory, so that long runs are copied
-        return fields.permute(2, 3, 0, 4, 5, 1).reshape(self.weight.shape[0], len(maps), self.weight.shape[1])
+        return fields.permute(2, 3, 0, 4, 5, 1).reshape(self.weight.shape[0], maps.shape[0], self.weight.shape[1])
 
     def kernels(self) -> Tensor:
         """The weights as windows of an image: (positions * out_channels, in_channels, height, width)."""
@@ -48,7 +48,7 @@ class LocalConv2d(nn.Module):
         """Multiply maps (B, C, H, W) field by field: (B, out_channels, rows, columns)."""
         product = torch.baddbmm(self.bias, self.fields(maps), self.weight)  # (positions, B, units)
         product = product.transpose(0, 1).contiguous()  # (B, positions, units)
-        return product.view(len(maps), *self.grid, self.weight.shape[2]).permute(0, 3, 1, 2)
+        return product.view(maps.shape[0], *self.grid, self.weight.shape[2]).permute(0, 3, 1, 2)
 
     def pull(self, maps: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of weight and bias from an error at the product (B, out_channels, rows, columns)."""

@@ -102,18 +102,31 @@ class Stack(nn.Module):
             activity = block(activity)
         return cast(Tensor, self.head(activity))
 
-    def as_input(self, images: Tensor) -> Tensor:
-        """Bring images, uint8 or floats in [0, 1], into floats of shape (N, C, H, W); a ValueError if that cannot be.
+    def as_images(self, images: Tensor) -> Tensor:
+        """Bring images into shape (N, C, H, W); a ValueError if that cannot be.
 
-        One-channel images may come without their channel, (N, H, W), and one at a time, (H, W).
+        One image may come by itself, (C, H, W), and one-channel images without their channel, (N, H, W) or (H, W).
         """
-        shape = self.image_shape
-        if images.dim() < 4 and shape[0] == 1:
-            images = images.reshape(-1, 1, *images.shape[-2:])
-        if tuple(images.shape[1:]) != shape:
-            raise ValueError(f"images of shape (N, {', '.join(map(str, shape))}) expected, {tuple(images.shape)} found")
+        given, wanted = tuple(images.shape), self.image_shape
+        if given == wanted or (wanted[0] == 1 and given == wanted[1:]):
+            images = images.reshape(1, *wanted)
+        elif wanted[0] == 1 and given[1:] == wanted[1:]:
+            images = images.unsqueeze(1)
+        if tuple(images.shape[1:]) != wanted:
+            raise ValueError(f"images of shape (N, {', '.join(map(str, wanted))}) expected, {given} found")
+        return images
+
+    def as_input(self, images: Tensor) -> Tensor:
+        """Bring images, uint8 or floats in [0, 1], into floats of shape (N, C, H, W), see `as_images`.
+
+        Raises:
+            ValueError: if the shape, the type or the range does not fit.
+        """
+        images = self.as_images(images)
         if images.dtype == torch.uint8:
             return images.float() / 255
+        if not images.is_floating_point():
+            raise ValueError(f"uint8 images, or floats in [0, 1] expected, {images.dtype} found".replace("torch.", ""))
         if len(images) and not (images.min() >= 0 and images.max() <= 1):  # true for NaN as well
             raise ValueError("uint8 images, or floats in [0, 1] expected")
         return images

@@ -198,13 +198,17 @@ def _unfinished(directory: RunDirectory, name: str) -> Unfinished | None:
         return Unfinished(name, "unknown", "it may be running")
 
 
-def _read_run(directory: Path) -> Run:
-    metrics, path = read_metrics(directory / "metrics.json"), directory / "metrics.csv"
+def read_history(path: Path) -> dict[str, list[float]]:
+    """The columns of a metrics.csv, a value for each epoch; a CheckpointError if it is missing or damaged."""
     try:
-        history = _columns(read_text(path, 32_000_000))
+        return _columns(read_text(path, 32_000_000))
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: cannot be read ({reason}); remove or repeat the run.") from error
+
+
+def _read_run(directory: Path) -> Run:
+    metrics, history = read_metrics(directory / "metrics.json"), read_history(directory / "metrics.csv")
     words = read_yaml(path := directory / ".hydra" / "overrides.yaml") or []
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CheckpointError(f"{path}: a list of words expected; remove or repeat the run.")

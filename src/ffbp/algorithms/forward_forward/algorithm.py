@@ -175,9 +175,19 @@ class ForwardForward(Algorithm):
         assert self.readout is not None
         return self._read_out(self.readout, self.passes.first(images))
 
+    def goodness(self, images: Tensor) -> list[Tensor]:
+        if not self.contrast.shows_labels:
+            return super().goodness(images)
+        return self.passes.label_goodness(self.passes.first(images), self.layer_losses[0].goodness)
+
+    def activities(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield each layer's activity under the neutral label, first to last, shape (B, D) or (B, C, H, W)."""
+        return self.passes.activities(self.passes.neutral(self.passes.first(images)))
+
     def _read_out(self, name: str, products: FirstProducts) -> Tensor:
         """The logits of one read-out, shape (B, classes)."""
         if name == "goodness":
-            return self.passes.label_goodness(products, self.readout_layers, self.layer_losses[0].goodness)
+            by_layer = self.passes.label_goodness(products, self.layer_losses[0].goodness)
+            return torch.stack([by_layer[k] for k in self.readout_layers]).sum(0)
         logits: Tensor = self.head(self.passes.features(products, self.readout_layers))
         return logits

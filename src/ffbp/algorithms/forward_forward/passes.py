@@ -40,7 +40,7 @@ class Passes:
         The label patterns are multiplied as further images of the batch. So is an image of zeros, whose product, the
         bias alone, is subtracted from theirs.
         """
-        block, count = self.stack.blocks[0], len(images)
+        block, count = self.stack.blocks[0], images.shape[0]  # len() would be a constant in an exported graph
         rows = self.embedding.rows(images)  # (B + classes + 1, C, H, W)
         if block.training and block.dropout.p:
             rows[:count] = block.dropout(rows[:count])
@@ -63,21 +63,22 @@ class Passes:
             activity = block.after(self.product(k, activity) if k else product)
             yield activity
 
+    def neutral(self, products: FirstProducts) -> Tensor:
+        """The first layer's product under the neutral label, shape (B, ...)."""
+        return products.images + products.labels.sum(0) / self.stack.classes
+
     @torch.no_grad()
     def features(self, products: FirstProducts, layers: Sequence[int]) -> Tensor:
         """The normalised activities of `layers` under the neutral label, side by side, shape (B, features)."""
-        neutral = products.images + products.labels.sum(0) / self.stack.classes
-        chosen = [self.seen_above(h).flatten(1) for k, h in enumerate(self.activities(neutral)) if k in layers]
+        neutral = self.activities(self.neutral(products))
+        chosen = [self.seen_above(h).flatten(1) for k, h in enumerate(neutral) if k in layers]
         return torch.cat(chosen, 1)
 
-    def label_goodness(
-        self, products: FirstProducts, layers: Sequence[int], goodness: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """The goodness of each image under each label, summed over `layers`, shape (B, classes)."""
+    def label_goodness(self, products: FirstProducts, goodness: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The goodness of each image under each label, for each layer a tensor of shape (B, classes)."""
         labelled = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (B * classes, ...)
-        by_layer = [goodness(activity) for activity in self.activities(labelled)]
-        total = torch.stack([by_layer[k] for k in layers]).sum(0)  # (B * classes,)
-        return total.view(len(products.images), len(products.labels))
+        shape = products.images.shape[0], products.labels.shape[0]
+        return [goodness(activity).view(shape) for activity in self.activities(labelled)]
 
 
 def layer_numbers(chosen: ReadoutLayers, depth: int) -> list[int]:
