@@ -59,17 +59,18 @@ def test_wandb_without_a_login_is_refused_in_one_line_and_leaves_nothing(warm):
     assert not list(warm.folder.glob("logs/bp/*"))
 
 
-def test_mlflow_gathers_the_jobs_of_a_sweep_and_a_resumed_run_is_the_same_one(warm):
+def test_mlflow_gathers_the_jobs_of_a_sweep_and_a_resumed_run_is_the_same_one(warm, warm_process):
     pytest.importorskip("mlflow")
-    words = [*SMALL, "trainer.max_epochs=1", "logger=mlflow", "-m", "seed=0,1"]
-    done = warm(*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", MLFLOW_TRACKING_URI="")
+    words = ["-m", *SMALL, "trainer.max_epochs=1", "logger=mlflow", "seed=0,1"]
+    done = warm(*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.wait(300) == 0, done.stderr
     named = "SELECT name, status FROM runs ORDER BY name"
     assert rows(warm.folder, named) == [("bp-mlp-0", "FINISHED"), ("bp-mlp-1", "FINISHED")]
-    one, two = warm.folder.glob("logs/sweeps/*/*seed*")
+    one, _ = warm.folder.glob("logs/sweeps/*/*seed*")
     elsewhere = warm.folder / "elsewhere"
     elsewhere.mkdir()
-    done = warm.anywhere(elsewhere, f"resume={one}", "trainer.max_epochs=2", "trust=[ffbp.callbacks.trackers.MLflow]")
+    longer = [f"resume={one}", "trainer.max_epochs=2", "trust=[ffbp.callbacks.trackers.MLflow]"]
+    done = warm_process.start(*longer, cwd=elsewhere)
     assert done.wait() == 0, done.stderr
     assert rows(warm.folder, named) == [("bp-mlp-0", "FINISHED"), ("bp-mlp-1", "FINISHED")]
     steps = rows(warm.folder, "SELECT COUNT(*) FROM metrics WHERE key = 'val/acc' GROUP BY run_uuid ORDER BY 1")

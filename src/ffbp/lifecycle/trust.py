@@ -54,8 +54,8 @@ def require_trust(settings: Mapping[str, Any], trusted: Iterable[str], directory
             continue
         if target in TRACKERS:
             raise CheckpointError(
-                f"{target}: refused, since this saved run would send what it measures elsewhere, in your name. If it is "
-                f"your own, or you trust it, add 'trust=[{target}]'"
+                f"{target}: refused, since this saved run would send what it measures elsewhere, in your name. If it "
+                f"is your own, or you trust it, add 'trust=[{target}]'"
             )
         if not _known(target, _role(place)):
             name = target if _within(target, ("ffbp", "lightning")) else target.split(".")[0]
