@@ -76,7 +76,7 @@ def test_mlflow_gathers_the_jobs_of_a_sweep_and_a_resumed_run_is_the_same_one(wa
     steps = rows(warm.folder, "SELECT COUNT(*) FROM metrics WHERE key = 'val/acc' GROUP BY run_uuid ORDER BY 1")
     assert steps == [(1,), (2,)]
     params = dict(rows(warm.folder, "SELECT key, value FROM params"))
-    assert (params["algo.optimizer.lr"], params["model.widths"]) == ("0.003", "[8]")
+    assert (params["algo.optimizer.lr"], params["model.widths"]) == ("0.005", "[8]")
     assert files(warm.folder) == {"logs"}
 
 

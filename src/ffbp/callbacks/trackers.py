@@ -4,13 +4,13 @@ Both send or write elsewhere than into the run's directory, so a run from somebo
 trusted, see `ffbp.lifecycle.trust`.
 """
 
+import fcntl
 import json
-import logging
 import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from ffbp.callbacks.tensorboard import flat
 from ffbp.errors import ConfigError, one_line
 from ffbp.files import write_text
 from ffbp.plain_text import read_json
+
+PACKAGES = "mlflow-skinny sqlalchemy alembic"
+"""What MLflow needs to write a database, as the whole mlflow brings it."""
 
 
 class Wandb(WandbLogger):
@@ -82,18 +85,17 @@ class MLflow(MLFlowLogger):
     """
 
     def __init__(self, save_dir: str, tracking_uri: str, **more: Any) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        for name, value in (("DISABLE_TELEMETRY", "true"), ("LOGGING_LEVEL", "ERROR")):
+            os.environ.setdefault(f"MLFLOW_{name}", value)
         self.note = Path(save_dir, "mlflow.json")
         if self.note.exists():
             begun = read_json(self.note)
             tracking_uri, more["run_id"] = str(begun.get("tracking_uri")), str(begun.get("run_id"))
-        if tracking_uri.startswith("sqlite:///"):
-            database = Path(tracking_uri.removeprefix("sqlite:///")).absolute()
-            database.parent.mkdir(parents=True, exist_ok=True)
-            tracking_uri = f"sqlite:///{database}"
-        with _one_line("mlflow", "mlflow-skinny sqlalchemy alembic", "see logger.mlflow.tracking_uri"):
+        with _one_line("mlflow", PACKAGES, "see logger.mlflow.tracking_uri"), ExitStack() as alone:
+            if tracking_uri.startswith("sqlite:///"):
+                database = Path(tracking_uri.removeprefix("sqlite:///")).absolute()
+                alone.enter_context(_locked(database.parent))  # else two jobs of a sweep make its tables at a time
+                tracking_uri = f"sqlite:///{database}"
             super().__init__(tracking_uri=tracking_uri, **more)
 
     @property
@@ -101,9 +103,7 @@ class MLflow(MLFlowLogger):
     def experiment(self) -> Any:
         if self._initialized:
             return self._mlflow_client
-        with _one_line(
-            "mlflow", "mlflow-skinny sqlalchemy alembic", f"see logger.mlflow.tracking_uri, and {self.note}"
-        ):
+        with _one_line("mlflow", PACKAGES, f"see logger.mlflow.tracking_uri, and {self.note}"):
             client = super().experiment
             client.update_run(self._run_id, "RUNNING")  # also where it was interrupted
         write_text(self.note, json.dumps({"tracking_uri": self._tracking_uri, "run_id": self._run_id}, indent=2) + "\n")
@@ -114,6 +114,19 @@ class MLflow(MLFlowLogger):
         there = self.experiment.get_run(self.run_id).data.params  # which cannot be changed
         found = params if isinstance(params, dict) else vars(params)
         super().log_hyperparams({name: value for name, value in flat(found).items() if name not in there})
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a folder, and be the only one who holds it where the file system has locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
