@@ -1,9 +1,12 @@
 """How far a sweep is: a line between its jobs, made from their files, so that any launcher may run them."""
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -42,6 +45,15 @@ def planned(config: DictConfig) -> tuple[int | None, list[str] | None, list[str]
 def job_names(path: Path) -> list[str]:
     """The names of the folders of all jobs of a sweep that have begun."""
     return [folder.name for folder in path.iterdir() if {"=", "@"} & set(folder.name) and folder.is_dir()]
+
+
+def _stop_local_jobs() -> None:
+    """Pass a signal on to the jobs of hydra/launcher=submitit_local, which a Ctrl-C in the terminal does not reach."""
+    for child in Path("/proc/self/task").glob("*/children"):  # on Linux
+        for number in child.read_text().split():
+            with suppress(OSError):
+                if b"submitit" in Path("/proc", number, "cmdline").read_bytes():
+                    os.kill(int(number), signal.SIGTERM)
 
 
 def duration(seconds: float) -> str:
@@ -101,6 +113,8 @@ class SweepProgress:
                     self._note(name)
                 if new:
                     self._print(time.monotonic() - self._started)
+            if SIGNALS.received:
+                _stop_local_jobs()
 
         self._watching = True
         threading.Thread(target=look, daemon=True).start()
