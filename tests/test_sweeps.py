@@ -16,6 +16,8 @@ import pytest
 from ffbp.lifecycle.job import job_folder
 from ffbp.lifecycle.sweep_progress import SweepProgress
 
+METRICS = {"algo": "bp", "model": "mlp", "data": "digits", "seed": 0, "epochs": 1, "parameters": 1, "test/acc": 0.5}
+METRICS |= {"time/train_seconds": 1.0}
 SMALL = ["-m", "data=digits", "algo=bp", "model=mlp", "model.widths=[8]"]
 LONG = [*SMALL, "trainer.max_epochs=15", "checkpoint.every_n_steps=5"]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
