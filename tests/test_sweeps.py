@@ -147,7 +147,7 @@ def test_a_job_that_is_refused_or_breaks_stops_no_other_and_a_sweeper_gets_the_a
 # -- how far it is
 
 
-def test_the_line_between_jobs_counts_what_is_skipped_and_failed_and_fits_80_columns(tmp_path):
+def test_the_line_between_jobs_counts_what_is_skipped_and_failed_and_fits_80_columns(tmp_path, capsys):
     names = [f"seed={seed},x.lr={rate}" for seed in (0, 1) for rate in (0.1, 0.2, 0.3)]
 
     def end(name: str, state: str, accuracy: float | None = None) -> None:
@@ -164,7 +164,9 @@ def test_the_line_between_jobs_counts_what_is_skipped_and_failed_and_fits_80_col
     assert progress.line(0.0, now) == "sweep 1/6: 1 skipped, 5 left; best 0.7500 by seed=0 lr=0.2"
     end(names[0], "finished", 0.8125)
     progress.job_ended(names[0], 100.0)
-    progress.job_ended(names[1], 5.0)  # it is skipped, and its time does not count
+    assert "4 left, 7 min until" in capsys.readouterr().out
+    progress.job_ended(names[1], 5000.0)  # it is skipped, and its time does not count
+    assert capsys.readouterr().out == ""
     said = "sweep 2/6: 1 skipped, 4 left, 7 min until 12:06; best 0.8125 by seed=0 lr=0.1"
     assert progress.line(100.0, now) == said
     assert len(said) < 80
@@ -172,6 +174,7 @@ def test_the_line_between_jobs_counts_what_is_skipped_and_failed_and_fits_80_col
     progress.job_ended(names[2], 1.0)
     end(names[3], "running")  # and then killed
     progress.job_ended(names[3], 1.0)
+    assert "2 left, 3 min until" in capsys.readouterr().out
     tail = "2 left, 3 min until 12:03; best 0.8125 by seed=0…"
     assert progress.line(100.0, now) == f"sweep 4/6: 1 skipped, 2 failed, {tail}"[:79].rstrip("…") + "…"
     for name in names[4:]:
