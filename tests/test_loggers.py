@@ -67,7 +67,7 @@ def test_mlflow_gathers_the_jobs_of_a_sweep_and_a_resumed_run_is_the_same_one(wa
     named = "SELECT name, status FROM runs ORDER BY name"
     assert rows(warm.folder, named) == [("bp-mlp-0", "FINISHED"), ("bp-mlp-1", "FINISHED")]
     one, _ = warm.folder.glob("logs/sweeps/*/*seed*")
-    elsewhere = warm.folder / "elsewhere"
+    elsewhere = warm.folder.with_name("elsewhere")
     elsewhere.mkdir()
     longer = [f"resume={one}", "trainer.max_epochs=2", "trust=[ffbp.callbacks.trackers.MLflow]"]
     done = warm_process.start(*longer, cwd=elsewhere)
@@ -76,6 +76,7 @@ def test_mlflow_gathers_the_jobs_of_a_sweep_and_a_resumed_run_is_the_same_one(wa
     steps = rows(warm.folder, "SELECT COUNT(*) FROM metrics WHERE key = 'val/acc' GROUP BY run_uuid ORDER BY 1")
     assert steps == [(1,), (2,)]
     params = dict(rows(warm.folder, "SELECT key, value FROM params"))
+    assert list(elsewhere.iterdir()) == []
     assert (params["algo.optimizer.lr"], params["model.widths"]) == ("0.005", "[8]")
     assert files(warm.folder) == {"logs"}
 
