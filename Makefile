@@ -10,7 +10,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,export,loggers,notebook,sweep]'
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,export,notebook,sweep,trackers]'
 	touch $@
 
 # both algorithms on both networks, and the comparison

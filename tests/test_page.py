@@ -9,7 +9,9 @@ from conftest import settings
 from test_predictions import save
 from test_report import write_run
 
+from ffbp.report import grids
 from ffbp.report.page import write_report
+from ffbp.report.runs import group_runs, read_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
@@ -18,6 +20,27 @@ if CHROMIUM is None:
 HOSTILE = "</script><img src=x onerror=alert(1)>{{7*7}}"
 LONG = "a_rule_with_" + "a_very_long_name_" * 8
 LAYERS = [f"ff/layer_{k}/{name}" for k in range(3) for name in ("goodness_pos", "goodness_neg", "separation")]
+
+
+GRID = {
+    ("0.1", "tanh"): 0.5,
+    ("1e-2", "tanh"): 0.9,
+    ("1e-2", "relu"): 0.97,
+    ("0.003", "relu"): 0.7,
+    ("0.003", "tanh"): 0.01,
+}
+
+
+def write_grid(root: Path, words: dict[tuple[str, ...], float], *names: str) -> Path:
+    """Runs of two seeds each that set names to values."""
+    for number, (values, accuracy) in enumerate(words.items()):
+        for seed in (0, 1):
+            config = settings("algo=bp", "model=mlp", f"trainer.log_every_n_steps={number + 1}")
+            config["algo"]["x"] = number  # what makes groups
+            typed = ["algo=bp", *(f"{name}={value}" for name, value in zip(names, values, strict=True)), f"seed={seed}"]
+            measured = {"val/acc": accuracy - seed / 100, "test/acc": 0.5}
+            write_run(root / f"{number}" / f"seed={seed}", "bp", *typed, config=config, seed=seed, **measured)
+    return root
 
 
 def write_curves(folder: Path, best: float, epochs: int = 12) -> None:
@@ -191,3 +214,60 @@ def test_names_are_words_whatever_they_say_and_a_link_opens_what_it_leads_to(ope
     assert details.locator("td a").first.get_attribute("href") == "../01/seed%3D0/"
     run = page.evaluate("new URL('../01/seed%3D0/', location.href).pathname")
     assert (Path(run.replace("%3D", "=")) / "metrics.json").exists()
+
+
+# -- a grid of two settings
+
+CONTRAST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const light = (color) => {
+    canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    const part = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255);
+    const [r, g, b] = part.map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  return [...document.querySelectorAll(".heat td a")].map((cell) => {
+    const colors = [getComputedStyle(cell).color, getComputedStyle(cell.parentElement).backgroundColor];
+    const [ink, paper] = colors.map(light);
+    return Math.max(ink, paper) / Math.min(ink, paper);
+  });
+}"""
+
+
+@pytest.fixture(scope="module")
+def page_of_a_grid(tmp_path_factory) -> Path:
+    root = write_grid(tmp_path_factory.mktemp("grid"), GRID, "algo.optimizer.lr", f"+model.{HOSTILE.replace('=', '')}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ffbp.report.page.draw", lambda groups, quantity, *paths: [path.touch() for path in paths])
+        write_report(root)
+    return root / "compare" / "index.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_grid_of_two_settings_is_a_heat_map(width, scheme, browser, page_of_a_grid):
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(page_of_a_grid.as_uri())
+    heat = page.locator(".heat")
+    assert heat.locator("tbody th").all_text_contents() == ["0.003", "1e-2", "0.1"]
+    assert heat.locator("thead tr").nth(1).locator("th").all_text_contents() == ["lr", "relu", "tanh"]
+    rows = [heat.locator("tbody tr").nth(row).locator("td").all_inner_texts() for row in range(3)]
+    assert rows == [["69.50", "0.50"], ["96.50\nthe best", "89.50"], ["-", "49.50"]]  # means over the seeds
+    assert heat.locator(".best").get_attribute("title").endswith("96.50 ± 0.71 %, 2 seeds")
+    assert heat.locator("img").count() == 0
+    assert page.evaluate(FITS)
+    assert min(page.evaluate(CONTRAST)) > 4.5
+    colours = heat.locator("td:has(a)").evaluate_all("all => all.map((cell) => getComputedStyle(cell).backgroundColor)")
+    assert len(set(colours)) == 5
+    heat.locator(".best a").click()
+    assert page.locator("details[open]").count() == 1
+    context.close()
+
+
+def test_what_is_no_grid_is_not_drawn(tmp_path):
+    lines = {("0.1", "a"): 0.5, ("0.2", "b"): 0.5, ("0.3", "a"): 0.5, ("0.4", "b"): 0.5}  # drawn at random
+    three = {(x, y, z): 0.5 for x in "01" for y in "01" for z in "01"}
+    for number, (words, names) in enumerate([(lines, "lr activation"), (three, "x y z"), ({("1", "2"): 0.5}, "x y")]):
+        groups = group_runs(read_runs(write_grid(tmp_path / str(number), words, *names.split())))
+        assert grids.for_page(groups) == []

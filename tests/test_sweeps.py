@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from ffbp.lifecycle.job import job_folder
+from ffbp.lifecycle.sweep_progress import SweepProgress
 
+METRICS = {"algo": "bp", "model": "mlp", "data": "digits", "seed": 0, "epochs": 1, "parameters": 1, "test/acc": 0.5}
+METRICS |= {"time/train_seconds": 1.0}
 SMALL = ["-m", "data=digits", "algo=bp", "model=mlp", "model.widths=[8]"]
 LONG = [*SMALL, "trainer.max_epochs=15", "checkpoint.every_n_steps=5"]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -111,6 +115,14 @@ def test_a_job_that_is_refused_or_breaks_stops_no_other_and_a_sweeper_gets_the_a
     assert first.wait(300) == 1, first.stderr
     assert "Traceback" not in first.stderr
     assert "2 of 4 jobs are not finished" in first.stderr
+    said = [line for line in first.stdout.splitlines() if line.startswith("sweep ")]
+    assert said
+    assert all(len(line) <= 80 for line in said)
+    if launcher == "basic":
+        assert [re.match(r"sweep (\d)/4: .*?(\d) left", line).groups() for line in said] == [
+            *zip("123", "321", strict=True)
+        ]
+        assert re.search(r"2 failed, 1 left, .* until .*; best 0\.\d{4} by lr=0\.1$", said[-1])
     ended = {re.search("lr=([^,@]+)", job["job"])[1]: job for job in jobs_of(sweep)}
     assert {rate: job["state"] for rate, job in ended.items()} == {
         "-1": "failed",
@@ -130,6 +142,47 @@ def test_a_job_that_is_refused_or_breaks_stops_no_other_and_a_sweeper_gets_the_a
     assert again.stdout.count("finished, skipped") == 2
     assert {rate: contents(job(sweep, f"lr={rate}")) for rate in (0.1, 0.2)} == before
     assert json.loads((warm.folder / "returned.json").read_text())[::3] == best
+
+
+# -- how far it is
+
+
+def test_the_line_between_jobs_counts_what_is_skipped_and_failed_and_fits_80_columns(tmp_path, capsys):
+    names = [f"seed={seed},x.lr={rate}" for seed in (0, 1) for rate in (0.1, 0.2, 0.3)]
+
+    def end(name: str, state: str, accuracy: float | None = None) -> None:
+        status = {"state": state, "overrides": [*name.split(","), "data=digits"], "error": None}
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "status.json").write_text(json.dumps(status))
+        if accuracy is not None:
+            (tmp_path / name / "metrics.json").write_text(json.dumps(METRICS | {"val/acc": accuracy}))
+
+    end(names[1], "finished", 0.75)
+    end(names[2], "failed")
+    now = datetime(2026, 1, 1, 12, 0)
+    progress = SweepProgress(tmp_path, 6, names, ["seed", "x.lr"])
+    assert progress.line(0.0, now) == "sweep 1/6: 1 skipped, 5 left; best 0.7500 by seed=0 lr=0.2"
+    end(names[0], "finished", 0.8125)
+    progress.job_ended(names[0], 100.0)
+    assert "4 left, 7 min until" in capsys.readouterr().out
+    progress.job_ended(names[1], 5000.0)  # it is skipped, and its time does not count
+    assert capsys.readouterr().out == ""
+    said = "sweep 2/6: 1 skipped, 4 left, 7 min until 12:06; best 0.8125 by seed=0 lr=0.1"
+    assert progress.line(100.0, now) == said
+    assert len(said) < 80
+    end(names[2], "failed")
+    progress.job_ended(names[2], 1.0)
+    end(names[3], "running")  # and then killed
+    progress.job_ended(names[3], 1.0)
+    assert "2 left, 3 min until" in capsys.readouterr().out
+    tail = "2 left, 3 min until 12:03; best 0.8125 by seed=0…"
+    assert progress.line(100.0, now) == f"sweep 4/6: 1 skipped, 2 failed, {tail}"[:79].rstrip("…") + "…"
+    for name in names[4:]:
+        end(name, "finished", 0.5)
+        progress.job_ended(name, 100.0)
+    assert progress.line(300.0, now) is None
+    unknown = SweepProgress(tmp_path, None, None, [])
+    assert unknown.line(0.0, now).endswith("; best 0.8125")
 
 
 # -- stopped and continued
@@ -178,6 +231,17 @@ def test_side_by_side_a_signal_saves_all_and_starts_no_more(warm):
     sweep = sweep_of(warm.folder)
     assert states(sweep) == ["interrupted", "interrupted"]
     assert f"hydra.sweep.dir={sweep.relative_to(warm.folder)}" in started.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs of submitit are found on Linux only")
+def test_under_submitit_a_signal_saves_all_and_the_same_command_goes_on(warm):
+    words = [*SMALL, "hydra/launcher=submitit_local", "seed=0,1", "hydra.sweep.dir=sweep"]
+    started = warm(*words, "trainer.max_epochs=2000")
+    wait_for(warm.folder, "sweep/*/checkpoints/last.ckpt", 2)
+    started.kill(signal.SIGINT)
+    assert started.wait() == 130, started.stderr
+    assert states(warm.folder / "sweep") == ["interrupted", "interrupted"]
+    assert "hydra.sweep.dir=sweep" in started.stderr
 
 
 def children(pid: int) -> list[int]:

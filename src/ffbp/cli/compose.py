@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -16,7 +17,7 @@ from ffbp.files import CONF
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.job import run_job, score
 from ffbp.lifecycle.start import start_run
-from ffbp.lifecycle.sweep import judged_by_its_files
+from ffbp.lifecycle.sweep import SweepStart, judged_by_its_files
 from ffbp.processes import FIRST_PROCESS, SIGNALS, run_in_own_process
 
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it cannot import it raises, and need not print
@@ -63,7 +64,10 @@ def _job(config: DictConfig, directory: Path, debug: bool, main: int) -> int:
     if SIGNALS.received is None:
         if not RunDirectory(directory).metrics.exists():  # else there may be nothing to do
             import ffbp.lifecycle.train  # noqa: F401 - once, for the processes of all jobs
+        started = time.monotonic()
         code = run_in_own_process(lambda: exit_code_of(lambda: run_job(config, directory), debug))
+        if os.getpid() == main and SweepStart.progress:
+            SweepStart.progress.job_ended(directory.name, time.monotonic() - started)
     else:
         RunDirectory(directory).remove_if_empty()
     if SIGNALS.received is None:

@@ -18,6 +18,7 @@ from ffbp.files import write_text
 from ffbp.lifecycle.directory import RunDirectory, Status
 from ffbp.lifecycle.job import NOT_OF_THE_RUN, ONE_BY_ONE, accuracy, standing
 from ffbp.lifecycle.start import plain
+from ffbp.lifecycle.sweep_progress import SweepProgress, job_names, planned
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
 
@@ -25,6 +26,7 @@ class SweepStart(Callback):
     """Called by Hydra before a sweep's first job: see that it can work, and keep other sweeps out of its folder."""
 
     directory: ClassVar[Path | None] = None  # of the sweep that this process has begun
+    progress: ClassVar[SweepProgress | None] = None  # of that sweep
     _alone: ClassVar = ExitStack()  # until the process ends
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -34,7 +36,10 @@ class SweepStart(Callback):
             self._alone.enter_context(RunDirectory(path).locked())
         except Exception as error:
             raise SystemExit(error) from error  # the only thing that Hydra does not swallow
-        SweepStart.directory = path
+        SweepStart.directory, SweepStart.progress = path, SweepProgress(path, *planned(config))
+        launcher = config.hydra.launcher
+        if not launcher._target_.endswith(".BasicLauncher") and launcher.get("n_jobs") != 1:  # jobs run elsewhere
+            SweepStart.progress.watch()
 
 
 def _check_sweep(config: DictConfig, path: Path) -> None:
@@ -76,24 +81,32 @@ def judged_by_its_files() -> Iterator[None]:
         rejected = isinstance(error, SystemExit) and isinstance(error.code, Exception)  # by SweepStart
         ended_by = error.code if rejected else error  # type: ignore[union-attr,assignment]
     path = SweepStart.directory
+    if SweepStart.progress:
+        SweepStart.progress.stop()
     jobs = summarise(path) if path else []
     go_on = f"go on with the same command and hydra.sweep.dir={path}"
     if path and SIGNALS.received:
         raise Interrupted(f"stopped by {SIGNALS.received.name}; {go_on}", SIGNALS.received)
     if ended_by is not None:
+        if path and not jobs:
+            RunDirectory(path).remove_if_empty()
         raise ended_by
     if broken := [job for job in jobs if job["state"] != "finished" or job["error"]]:
-        raise Refusal(f"{path}: {len(broken)} of {len(jobs)} jobs are not finished; see the table, and {go_on}")
+        repeated = SweepStart.progress is None or SweepStart.progress.repeats_failed
+        advice = f", and {go_on}" if repeated or any(job["state"] != "failed" for job in broken) else ""
+        raise Refusal(f"{path}: {len(broken)} of {len(jobs)} jobs are not finished; see the table{advice}")
 
 
 def summarise(path: Path) -> list[dict[str, Any]]:
-    """Print one table of all jobs of a sweep, and leave it in sweep.json."""
-    folders = [folder for folder in path.iterdir() if {"=", "@"} & set(folder.name) and folder.is_dir()]
-    jobs = [_outcome(RunDirectory(folder)) for folder in sorted(folders, key=_in_order)]
-    table = Table(Column("job", overflow="fold"), "state", "test/acc", "error", title=str(path))
-    for job in jobs:
-        tested = f"{job['test/acc']:.4f}" if job["test/acc"] is not None else ""
-        table.add_row(job["job"], job["state"], tested, job["error"] or "")
+    """Print one table of all jobs of a sweep, the best in validation first, and leave them by name in sweep.json."""
+    jobs = [_outcome(RunDirectory(path / name)) for name in sorted(job_names(path), key=_in_order)]
+    table = Table(Column("job", overflow="fold"), "state", "val/acc", "test/acc", "error", title=str(path))
+    ranked = sorted(jobs, key=lambda job: (job["state"] != "finished", -(job["val/acc"] or 0.0)))
+    for job in ranked:
+        best = job is ranked[0] and job["val/acc"] is not None and len(jobs) > 1
+        shown = ["" if job[name] is None else f"{job[name]:.4f}" for name in ("val/acc", "test/acc")]
+        shown[0] += " best" if best else ""
+        table.add_row(job["job"], job["state"], *shown, job["error"] or "", style="bold" if best else None)
     if jobs:
         Console(width=None if Console().is_terminal else 200, markup=False).print(table)
         write_text(path / "sweep.json", json.dumps(jobs, indent=2) + "\n")
@@ -110,10 +123,11 @@ def _outcome(directory: RunDirectory) -> dict[str, Any]:
                 status = Status("failed", status.overrides, "its process was killed; the same command resumes it")
                 with suppress(ResourceError):
                     directory.write_status(status)
-    tested = accuracy(directory, "test/acc") if status.state == "finished" else None
-    return {"job": directory.path.name, "state": status.state, "error": status.error, "test/acc": tested}
+    names = ("val/acc", "test/acc")
+    measured = {name: accuracy(directory, name) if status.state == "finished" else None for name in names}
+    return {"job": directory.path.name, "state": status.state, "error": status.error, **measured}
 
 
-def _in_order(folder: Path) -> list[str]:
+def _in_order(name: str) -> list[str]:
     """A key for sorting by name, numbers by their size: seed=2 before seed=10."""
-    return [part.zfill(20) if part.isdigit() else part for part in re.split(r"(\d+)", folder.name)]
+    return [part.zfill(20) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

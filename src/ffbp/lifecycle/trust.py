@@ -13,6 +13,7 @@ from ffbp.settings import TORCH_OPTIMIZERS
 
 _CALLBACKS = "EarlyStopping ModelCheckpoint LearningRateMonitor DeviceStatsMonitor Timer RichModelSummary ModelSummary"
 LIGHTNING_CALLBACKS = [f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS.split()]
+TRACKERS = [f"ffbp.callbacks.trackers.{name}" for name in ("Wandb", "MLflow")]
 LIGHTNING_LOGGERS = [f"lightning.pytorch.loggers.{name}" for name in ("TensorBoardLogger", "CSVLogger")]
 
 TRAINER_KEYS = re.compile(
@@ -54,6 +55,11 @@ def require_trust(settings: Mapping[str, Any], trusted: Iterable[str], directory
             raise CheckpointError(f"{'.'.join(place)}._target_={target!r:.80}: refused, not a name.")
         if target in trusted or _vouched(target, trusted):
             continue
+        if target in TRACKERS:
+            raise CheckpointError(
+                f"{target}: refused, since this saved run would send what it measures elsewhere, in your name. If it "
+                f"is your own, or you trust it, add 'trust=[{target}]'"
+            )
         if not _known(target, _role(place)):
             name = target if _within(target, ("ffbp", "lightning", "torch")) else target.split(".")[0]
             raise CheckpointError(
@@ -150,7 +156,7 @@ def _known(target: str, role: str) -> bool:
     if role == "model":
         whole = inspect.isfunction(found) and found.__name__ == found.__qualname__
         return whole and found.__annotations__.get("return") is Stack
-    bases = {"algo": Algorithm, "data": MemoryData, "callbacks": pl.Callback, "logger": pl.loggers.Logger}
+    bases = {"algo": Algorithm, "data": MemoryData, "callbacks": pl.Callback, "logger": pl.loggers.TensorBoardLogger}
     base: type = bases[role]
     return inspect.isclass(found) and issubclass(found, base) and found is not base
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from ffbp.errors import ConfigError
 from ffbp.files import PROGRAM, write_text, writing
 from ffbp.plain_text import read_text
-from ffbp.report import curves, mistakes
+from ffbp.report import curves, grids, mistakes
 from ffbp.report.differences import differing, flat, shown
 from ffbp.report.figures import draw
 from ffbp.report.runs import Found, Group, Run, find_runs, group_runs, require_finished
@@ -121,6 +121,7 @@ def _data_set(name: str, groups: Sequence[Group], directory: Path, share: float)
         "made": [_made(group, differ, directory) for group in groups],
         "groups": [{"label": group.label, "drawn": group in drawn, **curves.for_page(group)} for group in groups],
         "answers": answers,
+        "grids": grids.for_page(groups),
         "left_out": left_out,
     }
 
