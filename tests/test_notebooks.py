@@ -187,7 +187,7 @@ def test_runs_are_a_table_with_the_settings_in_which_they_differ(tmp_path, monke
     assert table["epochs"].tolist() == [2, 2, 2, 0]
     assert table["val/acc"].fillna(-1).tolist() == [0.8, 0.8, 0.8, -1]
     assert table["test/acc"].fillna(-1).tolist() == [0.9, -1, 0.9, -1]
-    assert table["seconds"].tolist() == [4.5, 3.0, 4.5, 0]
+    assert table["seconds"].fillna(-1).tolist() == [4.5, 3.0, 4.5, -1]
     assert {"data.batch_size", "algo.threshold"} <= set(table.columns)
     assert table["data.batch_size"].tolist()[0] == 25
     assert table["algo.threshold"].fillna(-1).tolist()[1:3] == [2.5, settings("algo=ff")["algo"]["threshold"]]

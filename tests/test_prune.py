@@ -15,7 +15,7 @@ from same_run import assert_same_run
 import ffbp
 from ffbp.cli.refusals import exit_code_of
 from ffbp.cli.runs import prune
-from ffbp.evaluation import test_metrics as tested
+from ffbp.evaluation import test_metrics as metrics_of
 from ffbp.lifecycle import train as run
 from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint
 from ffbp.lifecycle.directory import RunDirectory, Status
@@ -87,7 +87,7 @@ def test_a_run_with_its_best_alone_is_used_and_not_trained(a, capsys):
     assert files(a) == ["best.ckpt", "mine.ckpt"]
     assert sorted(path for path in a.path.rglob("*") if path.parent != a.best.parent) == others
     assert torch.equal(ffbp.load(a.path).predict(images), answers)
-    assert tested(ffbp.load(a.path), "data", a.path, "")["test/acc"] == pytest.approx(a.read_metrics()["test/acc"])
+    assert metrics_of(ffbp.load(a.path), "data", a.path, "")["test/acc"] == pytest.approx(a.read_metrics()["test/acc"])
     assert len(read_runs(a.path.parent)) == 1
     assert standing(a) == a.read_status()  # so that a sweep skips it
     resume_run(a.path, [])

@@ -1,7 +1,5 @@
 """Runs as tables of pandas, for notebooks: the epochs of one run, and all runs below a directory."""
 
-import math
-import re
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -9,15 +7,14 @@ from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
 
-from ffbp.errors import CheckpointError, one_line
+from ffbp.errors import CheckpointError
 from ffbp.lifecycle.directory import RunDirectory, nearby_runs
-from ffbp.lifecycle.saved import read_kept
-from ffbp.lifecycle.upgrades import upgrade_settings
-from ffbp.report.differences import Flat, differing, shown
-from ffbp.report.runs import Run, Unfinished, find_runs, read_history
+from ffbp.report.differences import shown
+from ffbp.report.runs import read_history
+from ffbp.runs import columns
+from ffbp.runs import list_runs as runs_below
 
-OWN_COLUMNS = re.compile(r"(algo|model|data)\.(_target_|name|source)|epochs")
-"""Settings that are not repeated, since a run's algo, model, data and epochs say them."""
+COLUMNS = ("path", "started", "state", "algo", "model", "data", "seed", "epochs", "val/acc", "test/acc", "seconds")
 
 
 def history(run: str | Path) -> pd.DataFrame:
@@ -52,61 +49,18 @@ def list_runs(directory: str | Path = "logs") -> pd.DataFrame:
     Warns:
         UserWarning: for each run that is left out since its files are damaged.
     """
-    directory = Path(directory)
-    found, damaged = find_runs(directory), []
-    states = {one.directory: one.state for one in found.unfinished}
-    runs = list(found.runs)
-    for one in found.unfinished:
-        if not any(run.directory == one.directory for run in found.runs):
-            try:
-                runs.append(_begun(directory / one.directory, one))
-            except CheckpointError as error:
-                damaged.append(one_line(error))
-    for line in (*found.damaged, *damaged):
-        warnings.warn(f"left out: {line}", stacklevel=2)
-    settings = [_without_own_columns(run.effective) for run in runs]
-    names = differing(settings)
+    runs = runs_below(Path(directory), lambda line: warnings.warn(f"left out: {line}", stacklevel=3))
+    names = [name for name in columns(runs) if name not in COLUMNS]
     rows = [
-        _row(run, directory / run.directory, states.get(run.directory, "finished"))
-        | {name: _cell(own.get(name)) for name in names}
-        for run, own in zip(runs, settings, strict=True)
+        [
+            str(run.path),
+            datetime.fromtimestamp(run.started),
+            *(_cell(run.value(name)) for name in (*COLUMNS[2:], *names)),
+        ]
+        for run in runs
     ]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *names])
     return table.sort_values("started", kind="stable", ignore_index=True)
-
-
-COLUMNS = ("path", "started", "state", "algo", "model", "data", "seed", "epochs", "val/acc", "test/acc", "seconds")
-
-
-def _begun(path: Path, unfinished: Unfinished) -> Run:
-    """What is known of a run that is not finished, by its settings and its epochs so far."""
-    config, rows = RunDirectory(path).config, RunDirectory(path).rows
-    settings = upgrade_settings(read_kept(config))
-    history = read_history(rows) if rows.exists() else {}
-    reached = [value for value in history.get("val/acc", []) if not math.isnan(value)]
-    data, seed = settings["data"], settings.get("seed")
-    metrics = {
-        "algo": one_line(settings["algo"].get("name")),
-        "model": one_line(settings["model"].get("name")),
-        "data": one_line(data.get("name") or data.get("source")),
-        "seed": seed if isinstance(seed, int) else None,
-        "epochs": len(history.get("epoch", [])),
-        "val/acc": max(reached, default=None),
-        "time/train_seconds": sum(history.get("time/epoch_seconds", [])),
-    }
-    return Run(metrics, history, [], settings, unfinished.directory)
-
-
-def _row(run: Run, path: Path, state: str) -> dict[str, Any]:
-    own = {name: run.metrics.get(name) for name in ("algo", "model", "data", "seed", "epochs", "val/acc", "test/acc")}
-    files = (RunDirectory(path).config, RunDirectory(path).metrics)
-    begun = next(file.stat().st_mtime for file in files if file.exists())
-    started = datetime.fromtimestamp(begun)
-    return {"path": str(path), "started": started, "state": state, **own, "seconds": run.metrics["time/train_seconds"]}
-
-
-def _without_own_columns(settings: Flat) -> Flat:
-    return {name: value for name, value in settings.items() if not OWN_COLUMNS.fullmatch(name)}
 
 
 def _cell(value: Any) -> Any:

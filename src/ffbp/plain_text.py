@@ -16,7 +16,7 @@ LONGEST_VALUE, DEEPEST = 2**12, 16  # characters and levels of a YAML file
 def read_yaml(path: Path) -> Any:
     """Read a YAML file without anchors and tags; a CheckpointError if it is missing, too large or anything else."""
     try:
-        return yaml.load(read_text(path, LARGEST_YAML), Loader=_PlainLoader)
+        return yaml.load(read_text(path, LARGEST_YAML), Loader=PlainLoader)
     except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError) as error:
         reason = getattr(error, "problem", None) or error
         raise CheckpointError(f"{path}: cannot be read as settings ({reason}).") from error
@@ -49,7 +49,7 @@ def read_text(path: Path, most: int) -> str:
     return content.decode("utf-8")
 
 
-class _PlainLoader(get_yaml_loader()):  # type: ignore[misc]
+class PlainLoader(get_yaml_loader()):  # type: ignore[misc]
     """Reads scalars as OmegaConf, which writes such files, and refuses what such a file has no use for."""
 
     depth = 0

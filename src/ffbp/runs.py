@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,9 +20,9 @@ import yaml
 from ffbp.errors import CheckpointError, ConfigError, one_line
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.upgrades import upgrade_settings
-from ffbp.plain_text import LARGEST_YAML, _PlainLoader, read_text, read_yaml
+from ffbp.plain_text import LARGEST_YAML, PlainLoader, read_text, read_yaml
 from ffbp.report.differences import OBSERVERS, SILENT, Flat, differing, flat
-from ffbp.report.runs import _run_directories, _unfinished
+from ffbp.report.runs import how_unfinished, run_directories
 
 SHORT = {
     "algo": ("algo.name",),
@@ -41,8 +41,9 @@ class Listed:
         path: of its directory.
         state: finished, running, killed, failed, interrupted or unknown.
         settings: all of them, in today's form, by their full names.
-        metrics: those of metrics.json; of a run that is not finished, its `epochs` and its best `val/acc` so far.
+        metrics: those of metrics.json; of a run that is not finished, its epochs, seconds and best val/acc so far.
         size: of all files in its directory, in bytes.
+        started: when its settings were written, in seconds since 1970.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Listed:
     settings: Flat
     metrics: Mapping[str, Any]
     size: int
+    started: float
 
     def value(self, name: str) -> Any:
         """A setting, a metric, `path`, `state` or `size`; None where the run has none of this name."""
@@ -66,18 +68,23 @@ class Listed:
         return {*self.settings, *self.metrics, *SHORT, "path", "state", "size"}
 
 
-def list_runs(folder: Path) -> list[Listed]:
-    """All runs below a folder, by their paths; one with damaged files is named on stderr and left out.
+def list_runs(folder: Path, leave_out: Callable[[str], None] | None = None) -> list[Listed]:
+    """All runs below a folder, by their paths; of one with damaged files, `leave_out` gets a line.
+
+    Without `leave_out`, such runs are named on stderr.
 
     Raises:
         CheckpointError: if there is none.
     """
     found = []
-    for path in _run_directories(folder):
+    for path in run_directories(folder):
         try:
             found.append(_listed(path, path.relative_to(folder).as_posix()))
         except (CheckpointError, OSError) as error:
-            print(f"skipped: {one_line(error)}", file=sys.stderr)
+            if leave_out:
+                leave_out(one_line(error))
+            else:
+                print(f"skipped: {one_line(error)}", file=sys.stderr)
     if not found:
         raise CheckpointError(f"{folder}: contains no runs that can be read; train some first.")
     return found
@@ -139,10 +146,11 @@ def columns(runs: Sequence[Listed]) -> list[str]:
 
 def _listed(path: Path, name: str) -> Listed:
     directory = RunDirectory(path)
-    unfinished = _unfinished(directory, name)
+    unfinished = how_unfinished(directory, name)
     settings = _settings(directory.config) if directory.config.exists() else {}
     metrics = (directory.read_metrics() or {}) if unfinished is None else _metrics_so_far(directory.rows)
-    return Listed(path, unfinished.state if unfinished else "finished", settings, metrics, _size(path))
+    started = (directory.config if directory.config.exists() else path).stat().st_mtime
+    return Listed(path, unfinished.state if unfinished else "finished", settings, metrics, _size(path), started)
 
 
 def _size(path: Path) -> int:
@@ -158,13 +166,14 @@ def _size(path: Path) -> int:
 
 
 def _metrics_so_far(rows: Path) -> dict[str, Any]:
-    """What metrics.csv says of a run that is not finished; nothing if it is not there or damaged."""
+    """What metrics.csv says of a run that is not finished; no epochs if it is not there or damaged."""
     with suppress(OSError, ValueError, csv.Error):
         found = list(csv.DictReader(io.StringIO(read_text(rows, 32_000_000))))
         accuracies = [float(row["val/acc"]) for row in found if row.get("val/acc")]
         best = {"val/acc": max(accuracies)} if accuracies and all(map(math.isfinite, accuracies)) else {}
-        return {"epochs": len(found), **best}
-    return {}
+        seconds = [float(row["time/epoch_seconds"]) for row in found if row.get("time/epoch_seconds")]
+        return {"epochs": len(found), **({"time/train_seconds": sum(seconds)} if seconds else {}), **best}
+    return {"epochs": 0}
 
 
 # -- settings, some thousand files in a second or two
@@ -201,7 +210,7 @@ def _by_parts(text: str) -> dict[str, Any]:
 
 @lru_cache(2**14)
 def _read(text: str) -> Any:
-    return yaml.load(text, _PlainLoader)
+    return yaml.load(text, PlainLoader)
 
 
 # -- values
@@ -210,7 +219,7 @@ def _read(text: str) -> Any:
 def _alternatives(name: str, text: str) -> set[str]:
     """The values that a word asks for: `bp,ff`, `0.01`, `[500,500]`; a text as it stands too, such as 007."""
     try:
-        found = yaml.load(f"[{text}]", _PlainLoader)
+        found = yaml.load(f"[{text}]", PlainLoader)
         texts = yaml.load(f"[{text}]", yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ConfigError(f"{name}={text}: a value, or several with commas between them, expected.") from error

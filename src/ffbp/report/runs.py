@@ -117,10 +117,10 @@ class Found(NamedTuple):
 def find_runs(directory: Path) -> Found:
     """Read all runs below a directory."""
     found = Found([], [], [])
-    for path in _run_directories(directory):
+    for path in run_directories(directory):
         name = path.relative_to(directory).as_posix()
         try:
-            if (unfinished := _unfinished(RunDirectory(path), name)) is not None:
+            if (unfinished := how_unfinished(RunDirectory(path), name)) is not None:
                 found.unfinished.append(unfinished)
             if (path / "metrics.json").exists() or (path / "metrics.json").is_symlink():
                 found.runs.append(replace(_read_run(path), directory=name))
@@ -164,7 +164,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return sorted(found, key=lambda group: -(group.mean("test/acc") or 0.0))
 
 
-def _run_directories(directory: Path) -> Iterator[Path]:
+def run_directories(directory: Path) -> Iterator[Path]:
     """The folders below a directory in which a run has left something, in the order of their names."""
     for folder, subfolders, files in os.walk(directory):
         own = {"checkpoints", ".hydra"} | ({"compare"} if Path(folder) == directory else set())
@@ -174,7 +174,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _unfinished(directory: RunDirectory, name: str) -> Unfinished | None:
+def how_unfinished(directory: RunDirectory, name: str) -> Unfinished | None:
     """How a run stands that is not finished; None for one that is."""
     if not (directory.path / "status.json").exists():
         return None if directory.metrics.exists() else Unfinished(name, "unknown", "it has no status.json")
