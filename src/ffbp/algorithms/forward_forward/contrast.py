@@ -1,6 +1,6 @@
 """What the first layer is shown: positives, and negatives with false labels or with false images."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,16 @@ from ffbp.data import Batch
 from ffbp.errors import ConfigError
 
 Negatives = Literal["uniform", "hard", "all", "hybrid", "noise"]
+
+
+class Drawn(NamedTuple):
+    """Random numbers that are there already, in the place of a batch's `Draws`."""
+
+    numbers: Tensor  # (B, ...)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Give the numbers, which have shape (B, *shape)."""
+        return self.numbers
 
 
 class Contrast:
@@ -39,7 +49,14 @@ class Contrast:
             return torch.cat([products.images, passes.first(self.false_images(batch)).images])
         shown = torch.cat([batch.labels.unsqueeze(0), self.false_labels(batch, logits)])  # (1 + N, B)
         patterns = embedding(shown, products.labels.flatten(1)).view(len(shown), *products.images.shape)
-        return (products.images + patterns).flatten(0, 1)
+        # a copy that is no view of another tensor: changing a view in place, as activations do, costs autograd five
+        return (products.images + patterns).flatten(0, 1).clone()
+
+    def draw(self, batch: Batch) -> Tensor:
+        """Draw all random numbers that the negatives of a batch need, shape (B, ...): for a compiled step, see `Drawn`."""
+        height, width = batch.images.shape[2:]
+        shapes = {"hard": (self.classes,), "uniform": (), "hybrid": (height, width), "noise": (height * width,)}
+        return batch.draws.uniform(*shapes[self.kind]) if self.kind in shapes else batch.images.new_empty(0)
 
     def false_labels(self, batch: Batch, logits: Tensor) -> Tensor:
         """Give each image N labels other than its own, shape (N, B)."""
