@@ -38,7 +38,9 @@ class Backprop(Algorithm):
         logits = self.stack(images)
         loss = OUTPUT_LOSS[self.loss](logits, labels)
         measures = loss_and_accuracy("train", logits.detach().float(), labels)
-        return Step(logits, loss, measures if self.loss == "cross_entropy" else {**measures, f"train/{self.loss}": loss})
+        if self.loss != "cross_entropy":
+            measures |= {f"train/{self.loss}": loss}
+        return Step(logits, loss, measures)
 
     def compile_parts(self) -> None:
         self.whole_step.compile()

@@ -161,6 +161,7 @@ class Measured(pl.LightningModule):
 
 
 def loss_and_accuracy(phase: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy and accuracy of `logits` (B, classes), called as in a phase, train, val or test."""
     return {f"{phase}/loss": cross_entropy(logits, labels), f"{phase}/acc": accuracy(logits, labels)}
 
 

@@ -67,7 +67,7 @@ def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
     Source: the article, equation 9.
     """
     single = _single(activity)
-    length = vector_norm(single, dim=1, keepdim=True)  # (B, 1, ...)
+    length: Tensor = vector_norm(single, dim=1, keepdim=True)  # (B, 1, ...)
     return (single / (length + eps)).to(activity.dtype)
 
 
