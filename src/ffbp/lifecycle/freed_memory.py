@@ -10,7 +10,7 @@ KEPT = 2**30  # bytes: what is free beyond so many at the heap's end goes back
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc's malloc to keep up to a gigabyte of freed memory in pieces below 64 MiB, unless the environment tunes malloc.
+    """Tell glibc's malloc to keep up to a gigabyte of freed memory, unless the environment tunes malloc.
 
     By default it returns an activity's memory to the system as soon as it is freed. The next step gets it back in
     pages of 4 kB, each cleared by the kernel when it is first touched: a quarter of the processor time of a CNN's step.
