@@ -138,7 +138,8 @@ class ForwardForward(Algorithm):
         self, images: Tensor, labels: Tensor, numbers: Tensor, loss_weight: float, learning: tuple[bool, ...]
     ) -> Step:
         """All losses of a batch at once, added up; `numbers` are those that `Contrast.draw` gives."""
-        losses, found = [], self._losses(Batch(images, labels, Drawn(numbers), loss_weight), learning)
+        batch = Batch(images, labels, Drawn(numbers), loss_weight)  # type: ignore[arg-type]
+        losses, found = [], self._losses(batch, learning)
         while True:
             try:
                 losses.append(next(found))
