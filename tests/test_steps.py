@@ -117,7 +117,7 @@ def test_activations_change_no_view_in_place():
         if node is not None and node not in seen:
             seen.add(node)
             todo += [below for below, _ in node.next_functions]
-    assert not [node for node in seen if node.name() == "CopySlices"]
+    assert not [node for node in seen if "CopySlices" in node.name()]
 
 
 # -- compile=true
