@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, one_hot
 import ffbp
 from ffbp.algorithms import Algorithm, Backprop, Step
 from ffbp.algorithms.optimizers import schedule_gain
+from ffbp.algorithms.step import WholeStep
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
 from ffbp.files import CONF
@@ -234,7 +235,7 @@ def test_random_features_learn_in_the_head_alone(tmp_path):
 def test_what_is_compiled_is_what_is_called(algo, tmp_path, monkeypatch):
     compiled, called = {}, set()
 
-    def note(module: nn.Module) -> None:
+    def note(module: nn.Module, **options: bool) -> None:
         def call(*inputs, plain=module._call_impl, **named):
             called.add(module)
             return plain(*inputs, **named)
@@ -247,14 +248,10 @@ def test_what_is_compiled_is_what_is_called(algo, tmp_path, monkeypatch):
     products = {module for module in called if isinstance(module, nn.Linear)}
     products |= {module.affine for module in called if isinstance(module, Block)}
     assert called == set(compiled)
-    assert len(products) == 2 + (algo != "class_groups")  # two layers, and a head where there is one
-
-
-def test_a_compiled_run_comes_to_the_losses_of_a_plain_one(tmp_path):
-    chosen = settings("algo=ff", *SHORT, "algo.negatives=uniform")
-    plain = train(chosen, tmp_path / "plain", bar=False)
-    compiled = train(chosen | {"compile": True}, tmp_path / "compiled", bar=False)
-    assert compiled["test/loss"] == pytest.approx(plain["test/loss"], rel=1e-4)
+    if algo in ("bp", "ff"):  # all that is computed for a batch, as one
+        assert [type(module) for module in called] == [WholeStep]
+    else:
+        assert len(products) == 2 + (algo != "class_groups")  # two layers, and a head where there is one
 
 
 # -- trainers that do not fit

@@ -149,7 +149,9 @@ def test_a_first_batch_that_fails_ends_the_counting(tmp_path, monkeypatch):
 
 def test_what_is_compiled_is_not_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("ffbp.lifecycle.train.require_compiler", lambda device: None)
-    monkeypatch.setattr(nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", self._call_impl))
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **options: setattr(self, "_compiled_call_impl", self._call_impl)
+    )
     metrics = train(settings("algo=bp", *SHORT, "compile=true"), tmp_path, bar=False)
     assert not metrics.keys() & set(COSTS)
     assert metrics["time/epoch_seconds"] == pytest.approx(metrics["time/train_seconds"] / 2)

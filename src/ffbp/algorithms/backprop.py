@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from ffbp.algorithms.base import Algorithm
+from ffbp.algorithms.measured import loss_and_accuracy
 from ffbp.algorithms.output_loss import OUTPUT_LOSS, LossName
-from ffbp.algorithms.step import Step
+from ffbp.algorithms.step import Step, WholeStep
 from ffbp.data import Batch
 from ffbp.models import Stack
 from ffbp.settings import checked
@@ -25,8 +28,19 @@ class Backprop(Algorithm):
     def __init__(self, stack: Stack, *, loss: LossName, **settings: Any) -> None:
         super().__init__(stack, **settings)
         self.loss = loss
+        self.whole_step = WholeStep(self._step)
 
     def step(self, batch: Batch) -> Step:
-        logits = self.stack(batch.images)
-        loss = OUTPUT_LOSS[self.loss](logits, batch.labels)
-        return Step(logits, loss, {} if self.loss == "cross_entropy" else {f"train/{self.loss}": loss})
+        step: Step = self.whole_step(batch.images, batch.labels)
+        return step
+
+    def _step(self, images: Tensor, labels: Tensor) -> Step:
+        logits = self.stack(images)
+        loss = OUTPUT_LOSS[self.loss](logits, labels)
+        measures = loss_and_accuracy("train", logits.detach().float(), labels)
+        if self.loss != "cross_entropy":
+            measures |= {f"train/{self.loss}": loss}
+        return Step(logits, loss, measures)
+
+    def compile_parts(self) -> None:
+        self.whole_step.compile()

@@ -37,7 +37,8 @@ class Measured(Answering):
 
     def record(self, step: Step, batch: Batch) -> None:
         """Add a training batch to the epoch's means: loss and accuracy of its logits, and its measures."""
-        values = _loss_and_accuracy("train", step.logits.detach().float(), batch.labels)
+        known = "train/acc" in step.measures
+        values = {} if known else loss_and_accuracy("train", step.logits.detach().float(), batch.labels)
         self.train_means.update({**values, **step.measures}, batch.counted)
 
     def check_finite(self) -> None:
@@ -96,7 +97,7 @@ class Measured(Answering):
         """Measure a batch, and return the answer's logits (B, classes), for callbacks."""
         readouts = self.readouts(batch.images)
         answer = (readouts[self.readout] if self.readout else self.answer(batch.images)).float()
-        values = _loss_and_accuracy(phase, answer, batch.labels)
+        values = loss_and_accuracy(phase, answer, batch.labels)
         values |= {f"{phase}/acc_{name}": accuracy(logits, batch.labels) for name, logits in readouts.items()}
         self.eval_means.update(values, batch.counted)
         return answer
@@ -119,7 +120,8 @@ class Measured(Answering):
         self.train_means.load_state(state[mine], self.device)
 
 
-def _loss_and_accuracy(phase: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def loss_and_accuracy(phase: str, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy and accuracy of `logits` (B, classes), called as in a phase, train, val or test."""
     return {f"{phase}/loss": cross_entropy(logits, labels), f"{phase}/acc": accuracy(logits, labels)}
 
 

@@ -1,6 +1,6 @@
 """What a learning rule returns for a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ class Step(NamedTuple):
     Attributes:
         logits: of the read-out that is trained, shape (B, classes): train/loss and train/acc come from them.
         loss: what is differentiated, a scalar, the mean over the batch; local losses are added up.
-        measures: further scalars to log, by name: means over the batch, averaged over the epoch.
+        measures: further scalars to log, by name: means over the batch, averaged over the epoch. A rule whose step is
+            compiled as a whole puts train/loss and train/acc there too.
         gradients: by parameter, in its shape, the mean over the batch.
     """
 
@@ -26,6 +27,35 @@ class Step(NamedTuple):
     loss: Tensor | None = None
     measures: Mapping[str, Tensor] = MappingProxyType({})
     gradients: Mapping[nn.Parameter, Tensor] = MappingProxyType({})
+
+
+class WholeStep(nn.Module):
+    """A function of a batch's tensors as a module, so that all that a rule computes for a batch is compiled as one.
+
+    Each size of batch is compiled by itself: were one compiled for all sizes, its bits would depend on the sizes that
+    came before, and so on where a run was resumed.
+    """
+
+    MOST_KINDS = 256  # of batches that are compiled: by their size, and by which layers learn
+
+    def __init__(self, compute: Callable[..., Any]) -> None:
+        super().__init__()
+        self.compute = compute
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` has been called."""
+        return self._compiled_call_impl is not None
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.compute(*inputs)
+
+    def compile(self, **options: Any) -> None:
+        import torch._dynamo.config as dynamo  # here, since a run that compiles nothing need not load it
+
+        # beyond the limit it would compute uncompiled, and round differently
+        dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = self.MOST_KINDS, True
+        super().compile(dynamic=False, **options)
 
 
 class WrittenGradients(torch.autograd.Function):

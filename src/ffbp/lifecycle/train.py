@@ -28,6 +28,7 @@ from ffbp.files import CHECKOUT, PROGRAM, write_text
 from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, replace_damaged
 from ffbp.lifecycle.conflicts import reject_conflicts, require_compiler
 from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.freed_memory import keep_freed_memory
 from ffbp.lifecycle.load import checkpoint_to_resume
 from ffbp.lifecycle.places import without_places
 from ffbp.lifecycle.predictions import TestAnswers
@@ -113,6 +114,7 @@ def prepare(
         Refusal: one of its kinds, with a line that says what to do.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     directory = RunDirectory(path)
     with _lightnings_errors(settings, directory):
         pl.seed_everything(settings["seed"], verbose=False)

@@ -25,6 +25,8 @@ class Block(nn.Module):
     def __init__(self, affine: nn.Linear | nn.Conv2d | LocalConv2d, *after: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout, self.affine, self.after = nn.Dropout(dropout), affine, nn.Sequential(*after)
+        # PyTorch's max pooling on a CPU takes several channels at once where a position's are side by side in memory
+        self.wants_channels_last = any(isinstance(module, nn.MaxPool2d) for module in after)
 
     @property
     def dense(self) -> bool:
@@ -33,6 +35,8 @@ class Block(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """Multiply by the weights and add the biases; a dense layer flattens its input."""
+        if self.wants_channels_last and x.device.type == "cpu":
+            x = channels_last(x)
         return cast(Tensor, self.affine(x.flatten(1) if self.dense else x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,6 +72,13 @@ class Block(nn.Module):
             window = affine.stride, affine.padding
             return cast(Tensor, conv2d_input(shape, affine.weight, delta, *window))  # type: ignore[no-untyped-call]
         return (delta @ affine.weight).view(*shape)
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """The same maps (B, C, H, W) with each position's channels side by side in memory."""
+    if maps.shape[1] > 1:
+        return maps.contiguous(memory_format=torch.channels_last)
+    return maps.reshape(len(maps), *maps.shape[2:], 1).movedim(-1, 1)  # so that what follows can tell from the strides
 
 
 class Stack(nn.Module):

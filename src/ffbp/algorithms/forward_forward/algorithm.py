@@ -1,6 +1,6 @@
 """The Forward-Forward algorithm: the losses of the layers and the softmax head, and how images are classified."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from math import prod
 from typing import Any, Literal, cast
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ffbp.algorithms.base import Algorithm
-from ffbp.algorithms.forward_forward.contrast import Contrast, Negatives
+from ffbp.algorithms.forward_forward.contrast import Contrast, Drawn, Negatives
 from ffbp.algorithms.forward_forward.goodness import NORMALIZATION
 from ffbp.algorithms.forward_forward.labels import LabelEmbedding, LabelEmbeddingName, make_embedding
 from ffbp.algorithms.forward_forward.layer_loss import MEASURES, LayerLoss
 from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes, ReadoutLayers, layer_numbers
 from ffbp.algorithms.forward_forward.peers import PeerNormalization
+from ffbp.algorithms.measured import loss_and_accuracy
 from ffbp.algorithms.plan import Plan, parameter_groups
-from ffbp.algorithms.step import Step
+from ffbp.algorithms.step import Step, WholeStep
 from ffbp.data import Batch
 from ffbp.models import Stack
 from ffbp.settings import HeadSettings, NonNegative, OptimizerSettings, Positive, Probability, Schedule, checked
@@ -104,18 +105,26 @@ class ForwardForward(Algorithm):
         else:
             self.embedding = LabelEmbedding(torch.zeros(0, *stack.image_shape))
         self.passes = Passes(self.stack, self.embedding, NORMALIZATION[normalization])
+        self.whole_step = WholeStep(self._step)
 
     # -- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer = cast(LightningOptimizer, self.optimizers())
         optimizer.zero_grad()
-        if self.trainer.world_size == 1 and len(self.stack.blocks) > 1:
+        if self.trainer.world_size == 1 and len(self.stack.blocks) > 1 and not self.whole_step.compiled:
             for loss in self.losses(batch):
                 self.manual_backward(loss)  # frees this layer's graph before the next one is built
         else:  # several processes exchange gradients once a step, and a single layer has no next one
-            self.manual_backward(torch.stack(list(self.losses(batch))).sum() * batch.loss_weight)
+            step: Step = self.whole_step(*batch[:2], self.contrast.draw(batch), batch.loss_weight, self.learning)
+            self.record(step, batch)
+            self.manual_backward(cast(Tensor, step.loss) * batch.loss_weight)
         optimizer.step()
+
+    @property
+    def learning(self) -> tuple[bool, ...]:
+        """Who learns now: each layer, first to last, and then the softmax head."""
+        return tuple(self.plan.learns(layer, self.elapsed) for layer in (*range(self.plan.depth), None))
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         """Yield the losses of the softmax head and of each layer, if they learn now, then record them.
@@ -123,13 +132,29 @@ class ForwardForward(Algorithm):
         The gradient of each loss reaches only the parameters of its own layer. Losses come one at a time, so that
         backward can free one layer's graph before the next layer's is built.
         """
-        passes, count = self.passes, len(batch.labels)
-        learns = [self.plan.learns(k, self.elapsed) for k in range(self.plan.depth)]
+        self.record((yield from self._losses(batch, self.learning)), batch)
+
+    def _step(
+        self, images: Tensor, labels: Tensor, numbers: Tensor, loss_weight: float, learning: tuple[bool, ...]
+    ) -> Step:
+        """All losses of a batch at once, added up; `numbers` are those that `Contrast.draw` gives."""
+        batch = Batch(images, labels, Drawn(numbers), loss_weight)  # type: ignore[arg-type]
+        losses, found = [], self._losses(batch, learning)
+        while True:
+            try:
+                losses.append(next(found))
+            except StopIteration as end:
+                step: Step = end.value
+                return step._replace(loss=torch.stack(losses).sum())
+
+    def _losses(self, batch: Batch, learning: tuple[bool, ...]) -> Generator[Tensor, None, Step]:
+        """Yield the losses of a batch as `losses` does, and return its logits and measures."""
+        passes, count, (*learns, head_learns) = self.passes, len(batch.labels), learning
         with torch.set_grad_enabled(learns[0]):
             products = passes.first(batch.images)
         # before the head learns, its weights are zero, and so are its logits
         logits = batch.images.new_zeros(count, self.stack.classes)
-        if self.plan.learns(None, self.elapsed):
+        if head_learns:
             logits = self.head(passes.features(products, self.readout_layers))
             yield cross_entropy(logits, batch.labels)
         measures: dict[str, Tensor] = {}
@@ -146,7 +171,8 @@ class ForwardForward(Algorithm):
                     loss = loss + self.peers[k](mean_product, activity[:count].detach(), batch.loss_weight)
                 yield loss
             measures |= {f"ff/layer_{k}/{name}": value for name, value in zip(MEASURES, measured, strict=True)}
-        self.record(Step(logits, measures=measures), batch)
+        of_head = loss_and_accuracy("train", logits.detach().float(), batch.labels)
+        return Step(logits, measures={**of_head, **measures})
 
     def progress(self, group: Mapping[str, Any], elapsed: float) -> float:
         return self.plan.passed(group["layer"], elapsed)
@@ -160,9 +186,7 @@ class ForwardForward(Algorithm):
         self.plan.check_trainer(trainer)
 
     def compile_parts(self) -> None:
-        parts = [part for block in self.stack.blocks for part in (block.affine, block.after)]
-        for module in [*parts, *self.layer_losses, self.head]:
-            module.compile()
+        self.whole_step.compile()
 
     # -- classifying
 

@@ -1,10 +1,10 @@
 """What the first layer is shown: positives, and negatives with false labels or with false images."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, one_hot
 
 from ffbp.algorithms.forward_forward import negatives
 from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes
@@ -12,6 +12,16 @@ from ffbp.data import Batch
 from ffbp.errors import ConfigError
 
 Negatives = Literal["uniform", "hard", "all", "hybrid", "noise"]
+
+
+class Drawn(NamedTuple):
+    """Random numbers that are there already, in the place of a batch's `Draws`."""
+
+    numbers: Tensor  # (B, ...)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Give the numbers, which have shape (B, *shape)."""
+        return self.numbers
 
 
 class Contrast:
@@ -38,8 +48,19 @@ class Contrast:
         if not self.shows_labels:
             return torch.cat([products.images, passes.first(self.false_images(batch)).images])
         shown = torch.cat([batch.labels.unsqueeze(0), self.false_labels(batch, logits)])  # (1 + N, B)
-        patterns = embedding(shown, products.labels.flatten(1)).view(len(shown), *products.images.shape)
-        return (products.images + patterns).flatten(0, 1)
+        if torch.compiler.is_compiling():  # its threads would add up a lookup's gradient in any order
+            chosen = one_hot(shown, self.classes).to(products.labels.dtype) @ products.labels.flatten(1)
+        else:
+            chosen = embedding(shown, products.labels.flatten(1))  # (1 + N, B, numbers)
+        patterns = chosen.view(len(shown), *products.images.shape)
+        # a copy that is no view of another tensor: changing a view in place, as activations do, costs autograd five
+        return (products.images + patterns).flatten(0, 1).clone()
+
+    def draw(self, batch: Batch) -> Tensor:
+        """Draw all random numbers that the negatives of a batch need, shape (B, ...), see `Drawn`."""
+        height, width = batch.images.shape[2:]
+        shapes = {"hard": (self.classes,), "uniform": (), "hybrid": (height, width), "noise": (height * width,)}
+        return batch.draws.uniform(*shapes[self.kind]) if self.kind in shapes else batch.images.new_empty(0)
 
     def false_labels(self, batch: Batch, logits: Tensor) -> Tensor:
         """Give each image N labels other than its own, shape (N, B)."""

@@ -3,6 +3,9 @@
 Activities have shape (B, D) or (B, C, H, W).
 """
 
+from typing import Any, cast
+
+import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -12,12 +15,33 @@ def sum_square(activity: Tensor) -> Tensor:
 
     Source: Hinton 2022, section 2, equation 1.
     """
-    return _single(activity).square().sum(tuple(range(1, activity.dim())))
+    return cast(Tensor, _SumSquare.apply(activity, 1))
 
 
 def mean_square(activity: Tensor) -> Tensor:
     """The mean of an image's squared activities, shape (B,), in single precision or better."""
-    return _single(activity).square().mean(tuple(range(1, activity.dim())))
+    return cast(Tensor, _SumSquare.apply(activity, activity[0].numel()))
+
+
+class _SumSquare(torch.autograd.Function):
+    """The sum of squares a_d of an image over `parts`, with the gradient 2 a_d / parts in one product.
+
+    PyTorch would keep a half-precision activity in single precision, and come to its gradient in four steps, each as
+    large as the activity.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, activity: Tensor, parts: int) -> Tensor:
+        ctx.save_for_backward(activity)
+        ctx.parts = parts
+        squares, dims = _single(activity).square(), tuple(range(1, activity.dim()))
+        return squares.sum(dims) if parts == 1 else squares.mean(dims)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        [activity] = ctx.saved_tensors
+        slope = (2 * (outer[0] / ctx.parts)).view(-1, *[1] * (activity.dim() - 1))  # (B, 1, ...)
+        return activity * slope.to(activity.dtype), None
 
 
 def positions(activity: Tensor) -> Tensor:
@@ -28,12 +52,13 @@ def positions(activity: Tensor) -> Tensor:
 def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
     """Divide by the root mean square over dimension 1: the units of a layer, or the channels at each position.
 
-    `eps` is added to the mean square, so that a silent layer stays finite. The shape does not change.
+    `eps` is added to the mean square, so that a silent layer stays finite. Shape and precision do not change; the mean
+    is in single precision or better.
 
     Source: Hinton 2022, section 2, and his Matlab code.
     """
-    activity = _single(activity)
-    return activity * (activity.square().mean(1, keepdim=True) + eps).rsqrt()
+    scale = (_single(activity).square().mean(1, keepdim=True) + eps).rsqrt()  # (B, 1, ...)
+    return activity * scale.to(activity.dtype)
 
 
 def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
@@ -41,9 +66,9 @@ def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
 
     Source: the article, equation 9.
     """
-    activity = _single(activity)
-    length: Tensor = vector_norm(activity, dim=1, keepdim=True)
-    return activity / (length + eps)
+    single = _single(activity)
+    length: Tensor = vector_norm(single, dim=1, keepdim=True)  # (B, 1, ...)
+    return (single / (length + eps)).to(activity.dtype)
 
 
 def _single(activity: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class Passes:
         return block.product(block.dropout(self.seen_above(below)))
 
     def seen_above(self, activity: Tensor) -> Tensor:
-        """What a layer or a read-out above sees of an activity: detached, normalised, as precise as the weights."""
-        return self.normalize(activity.detach()).to(self.stack.blocks[0].affine.weight.dtype)
+        """What a layer or a read-out above sees of an activity: detached, normalised, in the activity's precision."""
+        return self.normalize(activity.detach())
 
     def activities(self, product: Tensor) -> Iterator[Tensor]:
         """Yield the activity (B, ...) of each layer, given the product (B, ...) of the first."""
