@@ -21,14 +21,16 @@ Keys, with examples; --cfg job shows them all:
   seed=1                         weights, order of the images, negatives
   trainer.max_epochs=20          so for all arguments of Lightning's Trainer
   trainer.precision=bf16-mixed   also trainer.accelerator=cpu, trainer.devices=2
-  algo.optimizer.lr=0.01         also .name=sgd, .weight_decay=1e-4
+  algo.optimizer.lr=0.01         also .weight_decay=1e-4, .name=sgd,
+                                 .name=torch.optim.NAdam
   'model.widths=[500,500]'       hidden layers; the quotes are for the shell
   data.batch_size=50             also data.val_size, data.shift, data.download
   threads=1                      auto: OMP_NUM_THREADS, else by model and batch
   checkpoint.every_n_steps=100   save within epochs too
-  compile=true                   torch.compile the layers
+  compile=true                   torch.compile the training step
   hydra.run.dir=mine             the run's directory; a sweep's: hydra.sweep.dir
   hydra/launcher=joblib          jobs of a sweep beside each other
+  hydra/sweeper=optuna           a search: 'algo.optimizer.lr=interval(a,b)'
   paths.data_dir=/data           the images'; else FFBP_DATA_DIR, or data
   'trust=[package]'              with resume=: whose classes it may name
   debug=true                     tracebacks in place of one line
