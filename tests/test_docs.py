@@ -93,7 +93,7 @@ def test_every_dotted_name_that_a_page_quotes_exists(page):
     for name in QUOTED[page]:
         dotted = re.match(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*(?=\(|$)", name)
         if dotted and dotted[0].split(".")[0] not in {*groups, *VALUES} and not name.startswith(OWN):
-            file = re.search(r"\.(py|md|yaml|json|csv|ckpt|npz|html|png|svg)$", name)
+            file = re.search(r"\.(py|md|yaml|json|csv|ckpt|npz|html|png|svg|journal|db|ipynb)$", name)
             assert file or exists(dotted[0]), name
 
 

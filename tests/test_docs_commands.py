@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from pages import PAGES, TEXTS, rows
 from PIL import Image
 
-from ffbp.cli.commands import COMMANDS, CompareOptions, DemoOptions, EvaluateOptions, ResumeOptions
-from ffbp.cli.words import read_options
+from ffbp.cli.commands import COMMANDS, CompareOptions, DemoOptions, ResumeOptions
+from ffbp.cli.evaluate import EvaluateOptions
+from ffbp.cli.words import read_options, with_added_key
 from ffbp.files import CONF
 from ffbp.lifecycle import train as run
 from ffbp.settings import check_settings
@@ -87,7 +88,7 @@ def composed(tmp_path_factory) -> dict[tuple[str, ...], dict]:
     found = {}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for words in (words for words in NEW if "algo=smoothed" not in words):  # which tests/test_package.py runs
-            typed = [word for word in words if not word.startswith("-") and word != "job"]
+            typed = [with_added_key(word) for word in words if not word.startswith("-") and word != "job"]
             typed += [f"hydra.searchpath=[file://{folder}]"] if "--config-dir=conf" in words else []
             if "-m" in words:
                 typed = last_job(typed)
@@ -102,6 +103,9 @@ def last_job(words: list[str]) -> list[str]:
     for word in (word for word in words if word.startswith("+sweep=")):
         swept = yaml.safe_load((CONF / "sweep" / f"{word.partition('=')[2]}.yaml").read_text())["hydra"]["sweeper"]
         words = [*words, *(f"{name}={value}" for name, value in swept["params"].items())]
+    words = [
+        re.sub(r"=(tag\(log,)?interval\(([^,]+),.*\)", r"=\2", word) for word in words
+    ]  # which a search begins with
     parsed = OverridesParser.create().parse_overrides(words)
     return list(BasicSweeper.split_arguments(parsed, None)[0][-1])
 

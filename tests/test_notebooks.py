@@ -193,7 +193,8 @@ def test_runs_are_a_table_with_the_settings_in_which_they_differ(tmp_path, monke
     assert table["algo.threshold"].fillna(-1).tolist()[1:3] == [2.5, settings("algo=ff")["algo"]["threshold"]]
     assert not {"algo.name", "algo._target_", "seed.1", "trainer.max_epochs"} & set(table.columns)
     assert pd.api.types.is_datetime64_any_dtype(table["started"])
-    assert len(ffbp.list_runs(tmp_path / "nothing")) == 0
+    with pytest.raises(CheckpointError, match="contains no runs"):
+        ffbp.list_runs(tmp_path / "nothing")
 
 
 def test_tables_need_no_pytorch(tmp_path, command):

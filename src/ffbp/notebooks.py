@@ -46,6 +46,9 @@ def list_runs(directory: str | Path = "logs") -> pd.DataFrame:
         epoch and `test/acc`, in [0, 1]; `seconds` of training; and each setting in which runs differ that have it, by
         its full name, such as algo.optimizer.lr. What is not known is None or NaN.
 
+    Raises:
+        CheckpointError: if there is no run.
+
     Warns:
         UserWarning: for each run that is left out since its files are damaged.
     """

@@ -3,9 +3,6 @@
 Activities have shape (B, D) or (B, C, H, W).
 """
 
-from typing import Any, cast
-
-import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -15,33 +12,12 @@ def sum_square(activity: Tensor) -> Tensor:
 
     Source: Hinton 2022, section 2, equation 1.
     """
-    return cast(Tensor, _SumSquare.apply(activity, 1))
+    return _single(activity).square().sum(tuple(range(1, activity.dim())))
 
 
 def mean_square(activity: Tensor) -> Tensor:
     """The mean of an image's squared activities, shape (B,), in single precision or better."""
-    return cast(Tensor, _SumSquare.apply(activity, activity[0].numel()))
-
-
-class _SumSquare(torch.autograd.Function):
-    """The sum of squares a_d of an image over `parts`, with the gradient 2 a_d / parts in one product.
-
-    PyTorch would keep a half-precision activity in single precision, and come to its gradient in four steps, each as
-    large as the activity.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, activity: Tensor, parts: int) -> Tensor:
-        ctx.save_for_backward(activity)
-        ctx.parts = parts
-        squares, dims = _single(activity).square(), tuple(range(1, activity.dim()))
-        return squares.sum(dims) if parts == 1 else squares.mean(dims)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        [activity] = ctx.saved_tensors
-        slope = (2 * (outer[0] / ctx.parts)).view(-1, *[1] * (activity.dim() - 1))  # (B, 1, ...)
-        return activity * slope.to(activity.dtype), None
+    return _single(activity).square().mean(tuple(range(1, activity.dim())))
 
 
 def positions(activity: Tensor) -> Tensor:
