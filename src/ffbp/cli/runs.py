@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1e6
 LONGEST_VALUE, SHORTEST_PATH = 24, 30  # characters
+ALWAYS = ("state", "epochs", "val/acc", "test/acc", "seconds", "size", "path")  # columns of every table
 
 
 @dataclass
@@ -143,10 +144,9 @@ def table(runs: Sequence["Listed"], show: Sequence[str], width: int | None) -> l
     names = list(show) or columns(runs)
     titles = shortened(names)
     left = [_column("state", [run.state for run in runs])]
-    middle = [_column(titles[name], [_cell(run, name) for run in runs]) for name in names]
-    right = [
-        _column("epochs", [_cell(run, "epochs") for run in runs]),
-        *(_column(name, [_cell(run, name) for run in runs]) for name in ("val/acc", "test/acc")),
+    middle = [_column(titles[name], [_cell(run, name) for run in runs]) for name in names if name not in ALWAYS]
+    right = [_column(name, [_cell(run, name) for run in runs]) for name in ("epochs", "val/acc", "test/acc")]
+    right += [
         _column("seconds", [_number(run.value("seconds")) for run in runs]),
         _column("MB", [_number(run.size / MEGABYTE) for run in runs]),
     ]
