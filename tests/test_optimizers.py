@@ -80,12 +80,15 @@ def test_a_class_trains_to_the_bits_of_plain_pytorch_though_it_is_broken_off(nam
 
 
 @pytest.mark.parametrize("name", ["adamw", "momentum", "torch.optim.NAdam", "torch.optim.ASGD"])
-def test_rates_and_decays_go_to_their_own_layers(name):
-    words = ("algo.optimizer.lr=[0.1,0.2]", "algo.optimizer.weight_decay=[0.0,0.3]", "algo.head.lr=0.05")
-    words += ("algo.head.weight_decay=0.4", f"algo.optimizer.name={name}", "model.widths=[6,5]")
-    algorithm = fresh("algo=ff", *words)
+@pytest.mark.parametrize("algo", ["ff", "bp"])
+def test_rates_and_decays_go_to_their_own_layers(name, algo):
+    words = ["algo.optimizer.lr=[0.1,0.2]", "algo.optimizer.weight_decay=[0.0,0.3]", "algo.head.lr=0.05"]
+    words += ["algo.head.weight_decay=0.4"]
+    if algo == "bp":  # the last number is the head's
+        words = ["algo.optimizer.lr=[0.1,0.2,0.05]", "algo.optimizer.weight_decay=[0.0,0.3,0.4]"]
+    algorithm = fresh(f"algo={algo}", *words, f"algo.optimizer.name={name}", "model=mlp", "model.widths=[6,5]")
     optimizer = algorithm.configure_optimizers()
-    parts = [*algorithm.stack.blocks, algorithm.head]
+    parts = [*algorithm.stack.blocks, algorithm.head if algo == "ff" else algorithm.stack.head]
     kinds = {"adamw": torch.optim.AdamW, "momentum": torch.optim.SGD}
     kind = kinds.get(name) or getattr(torch.optim, name.rpartition(".")[2])
     more = {"momentum": 0.9, "fused": True} if name == "momentum" else {"fused": True} if name == "adamw" else {}
@@ -109,7 +112,7 @@ def test_rates_and_decays_go_to_their_own_layers(name):
 REFUSED = [
     ("algo=ff algo.optimizer.weight_decay=[0.1,0.2]", r"weight_decay=\[0.1, 0.2\]: one number or 1 expected"),
     ("algo=softhebb algo.optimizer.weight_decay=[0.1,-1]", "number expected"),
-    ("algo=bp algo.optimizer.weight_decay=[0.1,0.2]", "weight_decay=.* one number expected"),
+    ("algo=bp algo.optimizer.weight_decay=[0.1,0.2,0.3]", "weight_decay=.* one number or"),
     ("algo=bp algo.optimizer.rate=3", "rate: no such setting of adam, which takes lr, weight_decay, momentum"),
     ("algo=bp algo.optimizer.name=lion", "'adamw'.* or a class such as torch.optim.NAdam expected"),
     ("algo=bp algo.optimizer.name=torch.optim.NAdam algo.optimizer.beta=3", "beta: no such .* lr, betas, eps"),

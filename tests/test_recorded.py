@@ -1,11 +1,13 @@
 """What is kept of a run in results/, and what it foretells of a new seed."""
 
+import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 from conftest import ROOT
 
+from ffbp.lifecycle import train
 from ffbp.report.runs import Run
 
 sys.path.append(str(ROOT / "results"))
@@ -37,3 +39,17 @@ def test_a_run_is_kept_with_its_settings_and_without_the_places_of_this_machine(
 def test_a_run_whose_code_stands_in_no_commit_is_not_recorded(revision):
     with pytest.raises(SystemExit, match="commit, and train it again"):
         recorded(replace(RUN, metrics={"git": revision}))
+
+
+def test_a_series_of_runs_that_writes_down_its_figures_changes_no_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKOUT", tmp_path)
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/figures.json", "results/series.py"):
+        (tmp_path / name).write_text("1\n")
+    for words in ("init", "add .", "-c user.name=a -c user.email=b commit -m one"):
+        subprocess.run(["git", "-C", tmp_path, *words.split()], check=True, capture_output=True)
+    clean = train._git_revision()
+    (tmp_path / "results" / "figures.json").write_text("2\n")
+    assert train._git_revision() == clean
+    (tmp_path / "results" / "series.py").write_text("2\n")
+    assert train._git_revision() == f"{clean}-dirty"

@@ -80,7 +80,7 @@ SETTINGS = [
     (f"{BP} trainer.limit_val_batches=0.5", 2, "less than one of 1"),
     (f"{BP} +trainer.val_check_interval=0.5", 2, "an epoch is validated at its end"),
     (f"{BP} +trainer.model_registry=mine", 2, "nothing is uploaded"),
-    (f"{BP} algo.optimizer.lr=[1,2]", 2, "one number"),
+    (f"{BP} algo.optimizer.lr=[1,2,3]", 2, "one number or 2 expected, one for each layer and one for the head"),
     *[(f"{FF} algo.threshold={value}", 2, "threshold=.*number") for value in ("nan", "0", "-1")],
     (f"{FF} model.widths=[]", 2, "widths"),
     (f"{FF} model.widths=[0]", 2, "widths.*1 or more"),

@@ -59,7 +59,7 @@ class OptimizerSettings(BaseModel, extra="allow", frozen=True):
     """
 
     name: str
-    lr: Positive | Annotated[list[Positive], Field(min_length=1)]  # a list has one rate for each layer
+    lr: Positive | Annotated[list[Positive], Field(min_length=1)]  # a list has one rate for each layer, then the head
     weight_decay: NonNegative | Annotated[list[NonNegative], Field(min_length=1)] | None = None  # a list as for lr
     momentum: Probability | None = None
 

@@ -15,7 +15,7 @@ from torch.nn import BatchNorm1d
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ffbp.algorithms.measured import Measured
-from ffbp.algorithms.optimizers import RPROP, make_optimizer, schedule_gain
+from ffbp.algorithms.optimizers import RPROP, make_optimizer, rates_and_decays, schedule_gain
 from ffbp.algorithms.step import Step, WrittenGradients
 from ffbp.data import Batch, MemoryData
 from ffbp.data.draws import stream_seed
@@ -50,13 +50,25 @@ class Algorithm(Measured):
         raise NotImplementedError(f"{type(self).__name__} has no step(batch)")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimizer: `name`, `params`, `lr`, and what differs from the common settings."""
+        """Groups for the optimizer: `name`, `params`, `lr`, and what differs from the common settings.
+
+        There is one group for all, unless `lr` or `weight_decay` is a list: then one for each layer, and one for all
+        that belongs to no layer, such as the head.
+
+        Raises:
+            ConfigError: if a list is not as long as there are groups.
+        """
         settings = self.optimizer_settings
         assert settings is not None
-        for name, value in (("lr", settings.lr), ("weight_decay", settings.weight_decay)):
-            if isinstance(value, list):
-                raise ConfigError(f"algo.optimizer.{name}={value}: one number expected, for all layers together.")
-        return [{"name": "all", "params": list(self.parameters()), "lr": settings.lr}]
+        parts = {"all": list(self.parameters())}
+        if isinstance(settings.lr, list) or isinstance(settings.weight_decay, list):
+            parts = {f"layer_{k}": list(block.parameters()) for k, block in enumerate(self.stack.blocks)}
+            of_layers = {id(parameter) for parameters in parts.values() for parameter in parameters}
+            parts["head"] = [parameter for parameter in self.parameters() if id(parameter) not in of_layers]
+        parts = {name: parameters for name, parameters in parts.items() if parameters}
+        whose = "one for each layer" + (" and one for the head" if "head" in parts else "")
+        own = rates_and_decays(settings, len(parts), whose)
+        return [{"name": name, "params": parts[name], **each} for name, each in zip(parts, own, strict=True)]
 
     def progress(self, group: Mapping[str, Any], elapsed: float) -> float:
         """How far a parameter group is through its own training, in [0, 1], when `elapsed` of the whole has passed."""

@@ -23,6 +23,26 @@ UNUSABLE = {
 """Optimizers of PyTorch that cannot train here, and why."""
 
 
+def rates_and_decays(settings: OptimizerSettings, count: int, whose: str) -> list[dict[str, float]]:
+    """The learning rate of each of `count` parameter groups, and its weight decay where each has one of its own.
+
+    Args:
+        settings: `lr` and `weight_decay` are each one number, or a list.
+        count: how many groups there are.
+        whose: how an error says what a list has a number for, such as "one for each layer".
+
+    Raises:
+        ConfigError: if a list is not as long as there are groups.
+    """
+    for name, value in (("lr", settings.lr), ("weight_decay", settings.weight_decay)):
+        if isinstance(value, list) and len(value) != count:
+            raise ConfigError(f"algo.optimizer.{name}={value}: one number or {count} expected, {whose}.")
+    rates = settings.lr if isinstance(settings.lr, list) else [settings.lr] * count
+    decay = settings.weight_decay
+    decays = [{"weight_decay": each} for each in decay] if isinstance(decay, list) else [{}] * count
+    return [{"lr": rate, **own} for rate, own in zip(rates, decays, strict=True)]
+
+
 def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
     """Make the optimizer that `settings` name.
 

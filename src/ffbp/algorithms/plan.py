@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from torch import nn
 
 from ffbp.algorithms.base import endless
+from ffbp.algorithms.optimizers import rates_and_decays
 from ffbp.errors import ConfigError
 from ffbp.settings import HeadSettings, OptimizerSettings
 
@@ -70,16 +71,10 @@ def parameter_groups(
         ConfigError: if a list is not as long as there are layers.
     """
     assert optimizer is not None
-    depth, decay = len(layers), optimizer.weight_decay
-    rates = optimizer.lr if isinstance(optimizer.lr, list) else [optimizer.lr] * depth
-    decays = [{"weight_decay": each} for each in decay] if isinstance(decay, list) else [{}] * depth
-    for name, values in (("lr", rates), ("weight_decay", decays)):
-        if len(values) != depth:
-            given = getattr(optimizer, name)
-            raise ConfigError(f"algo.optimizer.{name}={given}: one number or {depth} expected, one for each layer.")
+    own = rates_and_decays(optimizer, len(layers), "one for each layer")
     groups: list[dict[str, Any]] = [
-        {"name": f"layer_{k}", "layer": k, "params": parameters, "lr": rate, **own}
-        for k, (parameters, rate, own) in enumerate(zip(layers, rates, decays, strict=True))
+        {"name": f"layer_{k}", "layer": k, "params": parameters, **each}
+        for k, (parameters, each) in enumerate(zip(layers, own, strict=True))
     ]
     of_head = {"name": "head", "layer": None, "params": head}
     return [*groups, of_head | {"lr": head_settings.lr, "weight_decay": head_settings.weight_decay}]

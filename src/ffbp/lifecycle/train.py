@@ -235,10 +235,16 @@ def _data_name(settings: Settings) -> str:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that runs, None for an installed package."""
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The revision of the checkout that runs, `-dirty` where its code differs; None for an installed package."""
+    if CHECKOUT is None:
+        return None
+    data = [f":!results/*.{kind}" for kind in ("json", "md", "png")]  # which a series of runs writes as it goes on
+    commands = ["describe", "--always", "--abbrev=12"], ["status", "--porcelain", "--untracked-files=no", "--", *data]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10) if CHECKOUT else None
+        revision, changed = (
+            subprocess.run(["git", "-C", CHECKOUT, *words], capture_output=True, text=True, check=True, timeout=10)
+            for words in commands
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done else None
+    return revision.stdout.strip() + ("-dirty" if changed.stdout else "")
