@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from recorded import recorded
 
-from ffbp.report.runs import Run, read_runs
+from ffbp.report.runs import Run, find_runs
 
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
@@ -77,14 +77,23 @@ TABLES = {"mnist_mlp": ("mnist", "mlp"), "mnist_cnn": ("mnist", "cnn"), "fashion
 
 
 def sweep(directory: Path, words: Iterable[str]) -> list[Run]:
-    """Train the jobs of a sweep that are not finished, and read all that are: one that met NaN never is."""
+    """Train the jobs of a sweep that are not finished, and read all that are: one that met NaN never is.
+
+    Raises:
+        SystemExit: if a job was killed or interrupted, which says nothing of its settings.
+    """
     command = [sys.executable, str(ROOT / "train.py"), "-m", f"hydra.sweep.dir={directory}", *words]
     directory.mkdir(parents=True, exist_ok=True)
     with Path(f"{directory}.log").open("a") as log:
         subprocess.run(
             command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}, stdout=log, stderr=log, check=False
         )
-    return read_runs(directory) if any(directory.glob("*/metrics.json")) else []
+    found = find_runs(directory)
+    if stopped := [run for run in found.unfinished if "NaN" not in run.reason]:
+        sys.exit(
+            f"{directory / stopped[0].directory}: {stopped[0].reason or stopped[0].state}; start the command again."
+        )
+    return found.runs
 
 
 def keep(path: Path, table: str, row: str, content: dict[str, Any]) -> None:
