@@ -4,16 +4,15 @@ import fcntl
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import settings
 from same_run import assert_same_run
+from typed import typed
 
 import ffbp
-from ffbp.cli.refusals import exit_code_of
 from ffbp.cli.runs import prune
 from ffbp.evaluation import test_metrics as metrics_of
 from ffbp.lifecycle import train as run
@@ -49,12 +48,7 @@ def a(trained, tmp_path, monkeypatch) -> RunDirectory:
 
 
 def pruned(capsys, *words: str) -> tuple[int, str, str]:
-    before, sys.argv = sys.argv, ["ffbp", *words]
-    try:
-        code = exit_code_of(prune, debug=False)
-    finally:
-        sys.argv = before
-    return (code, *capsys.readouterr())
+    return typed(capsys, prune, *words)
 
 
 def files(directory: RunDirectory) -> list[str]:

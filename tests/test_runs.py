@@ -13,8 +13,8 @@ import pytest
 import yaml
 from conftest import settings
 from omegaconf import OmegaConf
+from typed import typed
 
-from ffbp.cli.refusals import exit_code_of
 from ffbp.cli.runs import runs
 from ffbp.files import CHECKOUT
 from ffbp.lifecycle.directory import RunDirectory, Status
@@ -52,12 +52,7 @@ def folder(saved, tmp_path, monkeypatch) -> Path:
 
 
 def said(capsys, *words: str) -> tuple[int, str, str]:
-    before, sys.argv = sys.argv, ["ffbp", *words]
-    try:
-        code = exit_code_of(runs, debug=False)
-    finally:
-        sys.argv = before
-    return (code, *capsys.readouterr())
+    return typed(capsys, runs, *words)
 
 
 CHOSEN = [

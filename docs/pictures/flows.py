@@ -14,13 +14,29 @@ from matplotlib.figure import Figure
 from panel import ERROR, FAR, FORWARD, HALF, LABEL, LEVELS, LOCAL, LOOK, RANDOM, RIGHT, SECOND, UP, Panel, save
 
 
-def backprop(p: Panel) -> None:
-    """One loss, at the top; its error comes down through the same weights."""
+def weights(p: Panel) -> None:
+    """The network, with its weights named."""
     p.network()
     for k in range(3):
         p.up(k, name=f"W_{k + 1}")
+
+
+def loss_on_top(p: Panel) -> None:
+    """The cross-entropy, whose error goes back into the answer."""
     p.tag(FAR, LEVELS[3], "CE$(p, y)$", ERROR, 2.3)
     p.arrow((FAR - 1.15, LEVELS[3]), (RIGHT + 0.06, LEVELS[3]), color=ERROR)
+
+
+def error_on_top(p: Panel) -> None:
+    """The answer's error, which goes elsewhere."""
+    p.tag(FAR, LEVELS[3], "$e = p - y$", ERROR, 2.3)
+    p.arrow((RIGHT + 0.06, LEVELS[3]), (FAR - 1.15, LEVELS[3]), color=ERROR)
+
+
+def backprop(p: Panel) -> None:
+    """One loss, at the top; its error comes down through the same weights."""
+    weights(p)
+    loss_on_top(p)
     p.down(2, "W_3^T e_3")
     p.down(1, "W_2^T e_2")
 
@@ -42,31 +58,23 @@ def forward_forward(p: Panel) -> None:
 
 def feedback_alignment(p: Panel) -> None:
     """The error comes down, through weights that are drawn once."""
-    p.network()
-    for k in range(3):
-        p.up(k, name=f"W_{k + 1}")
-    p.tag(FAR, LEVELS[3], "CE$(p, y)$", ERROR, 2.3)
-    p.arrow((FAR - 1.15, LEVELS[3]), (RIGHT + 0.06, LEVELS[3]), color=ERROR)
+    weights(p)
+    loss_on_top(p)
     p.down(2, "B_3\\,e_3", fixed=True)
     p.down(1, "B_2\\,e_2", fixed=True)
 
 
 def direct_feedback(p: Panel) -> None:
     """The output's error goes straight to every layer."""
-    p.network()
-    for k in range(3):
-        p.up(k, name=f"W_{k + 1}")
-    p.tag(FAR, LEVELS[3], "$e = p - y$", ERROR, 2.3)
-    p.arrow((RIGHT + 0.06, LEVELS[3]), (FAR - 1.15, LEVELS[3]), color=ERROR)
+    weights(p)
+    error_on_top(p)
     p.sent_to(2, (7.3, LEVELS[3] - 0.5), "R_2\\,e")
     p.sent_to(1, (8.4, LEVELS[3] - 0.5), "R_1\\,e")
 
 
 def random_targets(p: Panel) -> None:
     """The label itself goes to every layer; no error does."""
-    p.network()
-    for k in range(3):
-        p.up(k, name=f"W_{k + 1}")
+    weights(p)
     p.loss(3, "CE$(p, y)$")
     p.tag(FAR, LEVELS[0], "label $y$", LABEL, 2.3)
     p.arrow((8.4, LEVELS[0] + 0.5), (8.4, LEVELS[2]), (RIGHT + 0.06, LEVELS[2]), color=RANDOM, dashed=True)
@@ -94,8 +102,7 @@ def pepita(p: Panel) -> None:
             p.up(k, 3.6, color=SECOND)
     p.text(4.05, (LEVELS[1] + LEVELS[2]) / 2, "$h_1'$", size=7.2, color=SECOND)
     p.text(4.05, (LEVELS[0] + LEVELS[1]) / 2, "$x'$", size=7.2, color=SECOND)
-    p.tag(FAR, LEVELS[3], "$e = p - y$", ERROR, 2.3)
-    p.arrow((RIGHT + 0.06, LEVELS[3]), (FAR - 1.15, LEVELS[3]), color=ERROR)
+    error_on_top(p)
     p.sent_to(0, (8.4, LEVELS[3] - 0.5), "x + F e")
     for level in (1, 2):
         p.tag(7.0, LEVELS[level], f"$h_{level} - h_{level}'$", LOCAL, 1.9)
@@ -107,8 +114,7 @@ def predictive_coding(p: Panel) -> None:
     p.network(labels=("x", "x_1", "x_2", "p"))
     for k in range(3):
         p.up(k, name=f"W_{k + 1}")
-    p.tag(FAR, LEVELS[3], "CE$(p, y)$", ERROR, 2.3)
-    p.arrow((FAR - 1.15, LEVELS[3]), (RIGHT + 0.06, LEVELS[3]), color=ERROR)
+    loss_on_top(p)
     p.down(2, "W_3^T e_3")
     p.down(1, "W_2^T e_2")
     for level, below in ((1, "x"), (2, "x_1")):
