@@ -3,10 +3,11 @@
     python benchmarks/steps.py --out results/steps.json        # all cases, about five minutes; also results/steps.png
     python benchmarks/steps.py ff_mlp bp_mlp --repeats 3 --threads 1
 
-The sides of a case train some batches of MNIST in turn, A B C A B C ...; each of ours is a process of its own, see
-benchmarks/threads.py, and a first round warms up. The loops by hand have all images of a round in order in memory, one
-product for all labels, fused Adam, and measure nothing. Bare products are the matrix products of a step, of its shapes
-and types, and nothing else. The machine must be idle otherwise.
+The sides of a case train some batches of MNIST in turn, A B C A B C ..., each in a process of its own, see
+benchmarks/threads.py; a first round warms up. The loops by hand have all images of a round in order in memory, one
+product for all labels, fused Adam, and measure nothing. Like ours they keep the memory that a step frees, see
+`ffbp.lifecycle.freed_memory`, but for one that leaves malloc's defaults as they are. Bare products are the matrix
+products of a step, of its shapes and types, and nothing else. The machine must be idle otherwise.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,12 +47,17 @@ CASES: dict[str, tuple[list[str], int, int]] = {  # settings, images of a batch,
     "products_1000_bf16": (["algo=ff", WIDE, "data.batch_size=1000", BF16], 1000, 10),
     "products_100_bf16": (["algo=ff", WIDE, BF16], BATCH, 60),
 }
+MALLOC = "hand, malloc's defaults"
+BY_HAND = {"ff_mlp": ("hand", "hand compiled", MALLOC), "bp_mlp": ("hand", MALLOC), "bp_cnn": ("hand", MALLOC)}
 RATIOS = [  # what, side, the other side, at most
     ("ff 784-128, compile=true / hand, compiled", "ff_mlp ours compiled", "ff_mlp hand compiled", 1.2),
     ("ff 784-128 / hand, eager", "ff_mlp ours", "ff_mlp hand", None),
+    ("the same / hand, eager, malloc's defaults", "ff_mlp ours", f"ff_mlp {MALLOC}", None),
     ("bp 784-128-10 / hand, eager", "bp_mlp ours", "bp_mlp hand", 1.0),
     ("bp 784-128-10, compile=true / hand, eager", "bp_mlp ours compiled", "bp_mlp hand", 1.0),
+    ("the same, not compiled / malloc's defaults", "bp_mlp ours", f"bp_mlp {MALLOC}", None),
     ("bp cnn / hand, eager, channels last", "bp_cnn ours", "bp_cnn hand", 1.03),
+    ("the same / malloc's defaults", "bp_cnn ours", f"bp_cnn {MALLOC}", None),
     ("ff / bp, 784-128", "ff_mlp ours", "bp_mlp ours", 1.3),
     ("ff / bp, 3x1000", "wide ff", "wide bp", 1.35),
     ("ff / bp, 3x1000, bare products", "wide ff products", "wide bp products", None),
@@ -79,21 +86,35 @@ def loop(
     return seconds
 
 
-def by_hand(case: str, images: Tensor, labels: Tensor, batches: int) -> Iterator[tuple[str, Callable[[], float]]]:
-    """The loops by hand of a case, by name."""
+def by_hand(case: str, images: Tensor, labels: Tensor, batches: int, *, compiled: bool) -> Callable[[], float]:
+    """The loop by hand of a case."""
     if case == "ff_mlp":
         both = nn.ModuleList([nn.Linear(784, 128), nn.Linear(128, 10)])
-        flat = images.flatten(1)
-        yield "hand", loop(both, lambda x, y: shared_losses(*both, x, y), flat, labels, batches)
-        fused = torch.compile(shared_losses)
-        yield "hand compiled", loop(both, lambda x, y: fused(*both, x, y), flat, labels, batches)
-    elif case in ("bp_mlp", "bp_cnn"):
-        stack = fresh("algo=bp", f"model={case[3:]}").stack
-        if case == "bp_cnn":  # plain modules, each of which PyTorch may compute as it likes
-            parts = [nn.Sequential(block.affine, *block.after) for block in stack.blocks[:-1]]
-            rest = [nn.Flatten(), stack.blocks[-1].affine, *stack.blocks[-1].after, stack.head.affine]
-            stack = nn.Sequential(*parts, *rest).to(memory_format=torch.channels_last)
-        yield "hand", loop(stack, lambda x, y: cross_entropy(stack(x), y), images, labels, batches)
+        losses = torch.compile(shared_losses) if compiled else shared_losses
+        return loop(both, lambda x, y: losses(*both, x, y), images.flatten(1), labels, batches)
+    stack = fresh("algo=bp", f"model={case[3:]}").stack
+    if case == "bp_cnn":  # plain modules, each of which PyTorch may compute as it likes
+        parts = [nn.Sequential(block.affine, *block.after) for block in stack.blocks[:-1]]
+        rest = [nn.Flatten(), stack.blocks[-1].affine, *stack.blocks[-1].after, stack.head.affine]
+        stack = nn.Sequential(*parts, *rest).to(memory_format=torch.channels_last)
+    return loop(stack, lambda x, y: cross_entropy(stack(x), y), images, labels, batches)
+
+
+def serve(case: str, kind: str, threads: str) -> None:
+    """Train by hand in a process of its own, a round for each line that is read."""
+    torch.set_num_threads(int(threads))
+    if kind != MALLOC:
+        keep_freed_memory()
+    seconds = by_hand(case, *training_images(), CASES[case][2], compiled=kind == "hand compiled")
+    print("{}", flush=True)
+    for _ in sys.stdin:
+        print(seconds(), flush=True)
+
+
+def training_images() -> tuple[Tensor, Tensor]:
+    """MNIST's training images (N, 1, 28, 28), floats in [0, 1], and their labels (N,)."""
+    training, _ = idx_set("mnist", Path(settings()["data"]["data_dir"]))
+    return training.images.float() / 255, training.labels
 
 
 class Products(TorchDispatchMode):
@@ -138,8 +159,10 @@ def measure(case: str, repeats: int, threads: int, images: Tensor, labels: Tenso
         ours["ours compiled"] = [*words, "compile=true"]
     if case == "wide":
         ours = {rule: [f"algo={rule}", "model=mlp", *words] for rule in ("ff", "bp")}
-    trainers = {name: Trainer(chosen, batches, str(threads), None) for name, chosen in ours.items()}
-    sides = {name: trainer.seconds for name, trainer in trainers.items()} | dict(by_hand(case, images, labels, batches))
+    trainers = {name: Trainer.of_ours(chosen, batches, str(threads), None) for name, chosen in ours.items()}
+    for kind in BY_HAND.get(case, ()):
+        trainers[kind] = Trainer([__file__, "--serve", case, kind, str(threads)], os.environ)
+    sides = {name: trainer.seconds for name, trainer in trainers.items()}
     operations = {}
     if case.startswith(("wide", "products")):
         for name, chosen in ours.items():
@@ -162,7 +185,7 @@ def measure(case: str, repeats: int, threads: int, images: Tensor, labels: Tenso
 def ratios(sides: dict[str, Any]) -> list[dict[str, Any]]:
     """The quotients of medians for which both sides are measured."""
     return [
-        {"what": what, "ratio": sides[one]["median"] / sides[other]["median"], "wanted": wanted}
+        {"what": what, "sides": [one, other], "wanted": wanted, "ratio": sides[one]["median"] / sides[other]["median"]}
         for what, one, other, wanted in RATIOS
         if one in sides and other in sides
     ]
@@ -201,8 +224,7 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)}: {', '.join(CASES)} expected")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    training, _ = idx_set("mnist", Path(settings()["data"]["data_dir"]))
-    images, labels = training.images.float() / 255, training.labels
+    images, labels = training_images()
     about = {"repeats": arguments.repeats, "threads": arguments.threads, "cores": os.cpu_count()}
     about |= {"cpu": platform.processor() or platform.machine()}
     about |= {"torch": torch.__version__, "lightning": pl.__version__}
@@ -224,4 +246,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--serve"]:
+        serve(*sys.argv[2:])
+    else:
+        main()

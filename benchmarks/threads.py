@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,22 @@ COLOURS = ["#0072b2", "#999999", "#d55e00", "#e69f00"]
 
 
 class Trainer:
-    """A process that trains the batches of a round whenever it is asked to, see `serve`."""
+    """A process that trains the batches of a round whenever it is asked to: it reads a line, trains, and answers."""
 
-    def __init__(self, words: list[str], batches: int, threads: str, spin: str | None) -> None:
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.about = json.loads(self._answer())
+
+    @classmethod
+    def of_ours(cls, words: list[str], batches: int, threads: str, spin: str | None) -> "Trainer":
+        """One that trains with some settings as `train.py` does, see `serve`."""
         chosen = {
             name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
         }
         chosen |= {"OMP_NUM_THREADS": threads} | ({} if spin is None else {"GOMP_SPINCOUNT": spin})
-        command = [sys.executable, __file__, "--serve", str(batches), *words, f"threads={threads}"]
-        self.process = subprocess.Popen(command, env=chosen, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.about = json.loads(self._answer())
+        return cls([__file__, "--serve", str(batches), *words, f"threads={threads}"], chosen)
 
     def seconds(self) -> float:
         """Train the batches of a round, and return how long it took."""
@@ -136,7 +143,7 @@ def measure(case: str, repeats: int, batches: int | None) -> dict[str, Any]:
     """The seconds of each round of a case, by way and by surroundings."""
     what, words, usual = CASES[case]
     batches = batches or usual
-    trainers = {way: Trainer(words, batches, *how) for way, how in WAYS.items()}
+    trainers = {way: Trainer.of_ours(words, batches, *how) for way, how in WAYS.items()}
     seconds: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
     for surroundings in ("alone", "beside a busy process"):
         with busy_process() if surroundings != "alone" else nullcontext():

@@ -1,0 +1,80 @@
+"""Search learning rate, weight decay and dropout of experiments and of their controls, with as many trials for each.
+
+python results/trials.py                        # all of them: many hours
+python results/trials.py paper_ff control_bp    # some
+
+Optuna draws TRIALS trials of an experiment from a grid around its YAML, with seed 0 and a fifth of its epochs; the best
+one and the YAML as it is are then trained in full. trials.json has the validation accuracy of each: the test images
+know nothing. What wins is written into the YAML by hand. What is finished in logs/trials is not trained again.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from ledger import ROOT, sweep, validated
+
+FILE = Path(__file__).with_suffix(".json")
+LOGS = ROOT / "logs" / "trials"
+TRIALS = 12
+FACTORS = (0.25, 0.5, 1, 2, 4)  # of the YAML's learning rates
+DECAYS = (0.0, 0.001, 0.01, 0.03, 0.1)  # decoupled
+DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.4)
+PAIRS = {  # an experiment, its control, and the dropout that is searched
+    "paper_ff": ("control_bp", "model.input_dropout"),
+    "paper_ff_shifts": ("control_bp_shifts", "model.input_dropout"),
+    "hinton_supervised": ("hinton_supervised_bp", "model.input_dropout"),
+    "hinton_shifts": ("hinton_shifts_bp", "model.input_dropout"),
+    "hinton_unsupervised": ("hinton_unsupervised_bp", "model.input_dropout"),
+    "hinton_local": ("hinton_local_bp", "model.dropout"),
+    "conv_ff": ("conv_ff_bp", "model.dropout"),
+}
+DROPPED = {name: key for ours, (control, key) in PAIRS.items() for name in (ours, control)}
+
+
+def composed(name: str) -> Any:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", [f"experiment={name}"])
+
+
+def rates(name: str) -> list[str]:
+    """The learning rates at each factor, as words of the command line; the head of Forward-Forward keeps its own."""
+    given = composed(name).algo.optimizer.lr
+    each = [[f"{factor * rate:g}" for rate in ([given] if isinstance(given, float) else given)] for factor in FACTORS]
+    return [words[0] if isinstance(given, float) else f"[{','.join(words)}]" for words in each]
+
+
+def search(name: str) -> dict[str, Any]:
+    """The trials of an experiment, and its accuracy in full as it is and with the best trial's settings."""
+    epochs = composed(name).trainer.max_epochs
+    grid = {
+        "algo.optimizer.lr": rates(name),
+        "algo.optimizer.weight_decay": [f"{decay:g}" for decay in DECAYS],
+        DROPPED[name]: [f"{share:g}" for share in DROPOUTS],
+    }
+    fixed = [f"experiment={name}", "algo.optimizer.name=adamw", "seed=0"]
+    words = [*fixed, f"trainer.max_epochs={max(1, epochs // 5)}", "trainer.check_val_every_n_epoch=1"]
+    words += ["hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}"]
+    words += [f"{key}=choice({','.join(choices)})" for key, choices in grid.items()]
+    trials = {}
+    for run in sweep(LOGS / name, words):
+        drawn = [word for word in run.overrides if word.partition("=")[0] in grid]
+        trials[" ".join(drawn)] = run.metrics["val/acc"]
+    best = max(trials, key=lambda words: trials[words])
+    variants = {"": [f"experiment={name}"], best: [*fixed[:2], *best.split()]}
+    in_full = {words: validated(LOGS / f"{name}_in_full", said) for words, said in variants.items()}
+    return {"epochs": epochs, "trials": trials, "in full": in_full}
+
+
+def main(names: list[str]) -> None:
+    for name in names or DROPPED:
+        found = json.loads(FILE.read_text()) if FILE.exists() else {}
+        found[name] = search(name)
+        FILE.write_text(json.dumps(found, indent=1) + "\n")
+        print(name, found[name]["in full"], flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
