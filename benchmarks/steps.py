@@ -1,12 +1,11 @@
 """Our training step against the best loops written by hand, against the other rule, and against its bare products.
 
-    python benchmarks/steps.py --out results/steps.json        # all cases, about five minutes; also results/steps.png
-    python benchmarks/steps.py ff_mlp bp_mlp --repeats 3 --threads 1
+    python benchmarks/steps.py --out results/steps.json        # all cases, about seven minutes; also results/steps.png
+    python benchmarks/steps.py mlp cnn --repeats 3 --threads 1
 
 The sides of a case train some batches of MNIST in turn, A B C A B C ..., each in a process of its own, see
 benchmarks/threads.py; a first round warms up. The loops by hand have all images of a round in order in memory, one
-product for all labels, fused Adam, and measure nothing. Like ours they keep the memory that a step frees, see
-`ffbp.lifecycle.freed_memory`, but for one that leaves malloc's defaults as they are. Bare products are the matrix
+product for all labels, fused Adam, keep freed memory as ours do, and measure nothing. Bare products are the matrix
 products of a step, of its shapes and types, and nothing else. The machine must be idle otherwise.
 """
 
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -38,32 +37,46 @@ from ffbp.lifecycle.threads import usable_cores
 
 WIDE = "model.widths=[1000,1000,1000]"
 BF16 = "trainer.precision=bf16-mixed"
-CASES: dict[str, tuple[list[str], int, int]] = {  # settings, images of a batch, batches of a round
-    "ff_mlp": (["algo=ff", "model=mlp"], BATCH, 600),
-    "bp_mlp": (["algo=bp", "model=mlp"], BATCH, 600),
-    "bp_cnn": (["algo=bp", "model=cnn"], BATCH, 60),
-    "wide": ([WIDE], BATCH, 60),
-    "products_1000": (["algo=ff", WIDE, "data.batch_size=1000"], 1000, 8),
-    "products_1000_bf16": (["algo=ff", WIDE, "data.batch_size=1000", BF16], 1000, 10),
-    "products_100_bf16": (["algo=ff", WIDE, BF16], BATCH, 60),
+
+
+class Case(NamedTuple):
+    """Sides that take turns."""
+
+    ours: dict[str, list[str]]  # settings by name
+    by_hand: tuple[str, ...]  # loops, see `by_hand`
+    size: int  # images of a batch
+    batches: int  # of a round
+    products: bool = False  # whether the bare products of each of ours are measured, too
+
+
+MLP = {"ff": ["algo=ff", "model=mlp"], "bp": ["algo=bp", "model=mlp"]}
+CASES = {
+    "mlp": Case(
+        MLP | {f"{name} compiled": [*words, "compile=true"] for name, words in MLP.items()},
+        ("ff hand", "ff hand compiled", "bp hand"),
+        BATCH,
+        600,
+    ),
+    "cnn": Case({"bp": ["algo=bp", "model=cnn"]}, ("bp hand",), BATCH, 60),
+    "wide": Case({name: [*words, WIDE] for name, words in MLP.items()}, (), BATCH, 60, products=True),
+    "wide 1000": Case({"ff": [*MLP["ff"], WIDE, "data.batch_size=1000"]}, (), 1000, 8, products=True),
+    "wide 1000 bf16": Case({"ff": [*MLP["ff"], WIDE, "data.batch_size=1000", BF16]}, (), 1000, 10, products=True),
+    "wide bf16": Case({"ff": [*MLP["ff"], WIDE, BF16]}, (), BATCH, 60, products=True),
 }
-MALLOC = "hand, malloc's defaults"
-BY_HAND = {"ff_mlp": ("hand", "hand compiled", MALLOC), "bp_mlp": ("hand", MALLOC), "bp_cnn": ("hand", MALLOC)}
-RATIOS = [  # what, side, the other side, at most
-    ("ff 784-128, compile=true / hand, compiled", "ff_mlp ours compiled", "ff_mlp hand compiled", 1.2),
-    ("ff 784-128 / hand, eager", "ff_mlp ours", "ff_mlp hand", None),
-    ("the same / hand, eager, malloc's defaults", "ff_mlp ours", f"ff_mlp {MALLOC}", None),
-    ("bp 784-128-10 / hand, eager", "bp_mlp ours", "bp_mlp hand", 1.0),
-    ("bp 784-128-10, compile=true / hand, eager", "bp_mlp ours compiled", "bp_mlp hand", 1.0),
-    ("the same, not compiled / malloc's defaults", "bp_mlp ours", f"bp_mlp {MALLOC}", None),
-    ("bp cnn / hand, eager, channels last", "bp_cnn ours", "bp_cnn hand", 1.03),
-    ("the same / malloc's defaults", "bp_cnn ours", f"bp_cnn {MALLOC}", None),
-    ("ff / bp, 784-128", "ff_mlp ours", "bp_mlp ours", 1.3),
-    ("ff / bp, 3x1000", "wide ff", "wide bp", 1.35),
-    ("ff / bp, 3x1000, bare products", "wide ff products", "wide bp products", None),
-    ("ff 3x1000, batch 1000 / bare products", "products_1000 ours", "products_1000 products", 1 / 0.85),
-    ("the same, bf16", "products_1000_bf16 ours", "products_1000_bf16 products", 1 / 0.6),
-    ("ff 3x1000, batch 100, bf16 / bare products", "products_100_bf16 ours", "products_100_bf16 products", 1 / 0.5),
+RATIOS = [  # what, case, side, the other side, at most
+    ("ff 784-128 / by hand", "mlp", "ff", "ff hand", None),
+    ("ff 784-128, compile=true / by hand, compiled", "mlp", "ff compiled", "ff hand compiled", 1.2),
+    ("bp 784-128-10 / by hand", "mlp", "bp", "bp hand", 1.0),
+    ("bp 784-128-10, compile=true / by hand", "mlp", "bp compiled", "bp hand", 1.0),
+    ("bp cnn / by hand, channels last", "cnn", "bp", "bp hand", 1.03),
+    ("ff / bp, 784-128", "mlp", "ff", "bp", 1.3),
+    ("ff / bp, 784-128, compile=true", "mlp", "ff compiled", "bp compiled", 1.3),
+    ("ff / bp, 3x1000", "wide", "ff", "bp", 1.35),
+    ("ff / bp, 3x1000, bare products", "wide", "ff products", "bp products", None),
+    ("ff 3x1000, batch 100 / bare products", "wide", "ff", "ff products", None),
+    ("ff 3x1000, batch 1000 / bare products", "wide 1000", "ff", "ff products", 1 / 0.85),
+    ("ff 3x1000, batch 1000, bf16 / bare products", "wide 1000 bf16", "ff", "ff products", 1 / 0.6),
+    ("ff 3x1000, batch 100, bf16 / bare products", "wide bf16", "ff", "ff products", 1 / 0.5),
 ]
 
 
@@ -86,14 +99,15 @@ def loop(
     return seconds
 
 
-def by_hand(case: str, images: Tensor, labels: Tensor, batches: int, *, compiled: bool) -> Callable[[], float]:
-    """The loop by hand of a case."""
-    if case == "ff_mlp":
+def by_hand(case: str, kind: str, images: Tensor, labels: Tensor) -> Callable[[], float]:
+    """A loop of a case by hand, by the name of its side."""
+    batches = CASES[case].batches
+    if kind.startswith("ff"):
         both = nn.ModuleList([nn.Linear(784, 128), nn.Linear(128, 10)])
-        losses = torch.compile(shared_losses) if compiled else shared_losses
+        losses = torch.compile(shared_losses) if kind == "ff hand compiled" else shared_losses
         return loop(both, lambda x, y: losses(*both, x, y), images.flatten(1), labels, batches)
-    stack = fresh("algo=bp", f"model={case[3:]}").stack
-    if case == "bp_cnn":  # plain modules, each of which PyTorch may compute as it likes
+    stack = fresh("algo=bp", f"model={case}").stack
+    if case == "cnn":  # plain modules, each of which PyTorch may compute as it likes
         parts = [nn.Sequential(block.affine, *block.after) for block in stack.blocks[:-1]]
         rest = [nn.Flatten(), stack.blocks[-1].affine, *stack.blocks[-1].after, stack.head.affine]
         stack = nn.Sequential(*parts, *rest).to(memory_format=torch.channels_last)
@@ -103,9 +117,8 @@ def by_hand(case: str, images: Tensor, labels: Tensor, batches: int, *, compiled
 def serve(case: str, kind: str, threads: str) -> None:
     """Train by hand in a process of its own, a round for each line that is read."""
     torch.set_num_threads(int(threads))
-    if kind != MALLOC:
-        keep_freed_memory()
-    seconds = by_hand(case, *training_images(), CASES[case][2], compiled=kind == "hand compiled")
+    keep_freed_memory()
+    seconds = by_hand(case, kind, *training_images())
     print("{}", flush=True)
     for _ in sys.stdin:
         print(seconds(), flush=True)
@@ -151,44 +164,40 @@ def bare_products(words: list[str], images: Tensor, labels: Tensor, batches: int
     return seconds, operations * batches
 
 
-def measure(case: str, repeats: int, threads: int, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def measure(name: str, repeats: int, threads: int, images: Tensor, labels: Tensor) -> dict[str, Any]:
     """Milliseconds of a batch for each side of a case, and GFLOP/s where products are counted."""
-    words, size, batches = CASES[case]
-    ours = {"ours": words}
-    if case in ("ff_mlp", "bp_mlp"):
-        ours["ours compiled"] = [*words, "compile=true"]
-    if case == "wide":
-        ours = {rule: [f"algo={rule}", "model=mlp", *words] for rule in ("ff", "bp")}
-    trainers = {name: Trainer.of_ours(chosen, batches, str(threads), None) for name, chosen in ours.items()}
-    for kind in BY_HAND.get(case, ()):
-        trainers[kind] = Trainer([__file__, "--serve", case, kind, str(threads)], os.environ)
-    sides = {name: trainer.seconds for name, trainer in trainers.items()}
-    operations = {}
-    if case.startswith(("wide", "products")):
-        for name, chosen in ours.items():
-            products = "products" if name == "ours" else f"{name} products"
-            sides[products], operations[name] = bare_products(chosen, images[:size], labels[:size], batches)
-            operations[products] = operations[name]
-    rounds = [{name: seconds() for name, seconds in sides.items()} for _ in range(repeats + 1)][1:]
+    case, operations = CASES[name], dict[str, float]()
+    trainers = {side: Trainer.of_ours(words, case.batches, str(threads), None) for side, words in case.ours.items()}
+    trainers |= {kind: Trainer([__file__, "--serve", name, kind, str(threads)], os.environ) for kind in case.by_hand}
+    sides = {side: trainer.seconds for side, trainer in trainers.items()}
+    for side, words in case.ours.items() if case.products else ():
+        part = images[: case.size], labels[: case.size]
+        sides[f"{side} products"], operations[side] = bare_products(words, *part, case.batches)
+        operations[f"{side} products"] = operations[side]
+    rounds = [{side: seconds() for side, seconds in sides.items()} for _ in range(repeats + 1)][1:]
     for trainer in trainers.values():
         trainer.close()
     found: dict[str, Any] = {}
-    for name in sides:
-        each = [1000 * one[name] / batches for one in rounds]
-        found[f"{case} {name}"] = {"median": statistics.median(each), "least": min(each), "most": max(each)}
-        if name in operations:
-            rate = operations[name] / statistics.median(one[name] for one in rounds)
-            found[f"{case} {name}"]["gflop_per_second"] = rate
+    for side in sides:
+        each = [1000 * one[side] / case.batches for one in rounds]
+        found[side] = summary(each) | {"rounds": [round(value, 4) for value in each]}
+        if side in operations:
+            found[side]["gflop_per_second"] = operations[side] / statistics.median(one[side] for one in rounds)
     return found
 
 
-def ratios(sides: dict[str, Any]) -> list[dict[str, Any]]:
-    """The quotients of medians for which both sides are measured."""
-    return [
-        {"what": what, "sides": [one, other], "wanted": wanted, "ratio": sides[one]["median"] / sides[other]["median"]}
-        for what, one, other, wanted in RATIOS
-        if one in sides and other in sides
-    ]
+def ratios(cases: dict[str, Any]) -> list[dict[str, Any]]:
+    """The quotients for which both sides are measured, each of the same round."""
+    found = []
+    for what, case, one, other, wanted in RATIOS:
+        if sides := cases.get(case):
+            each = [a / b for a, b in zip(sides[one]["rounds"], sides[other]["rounds"], strict=True)]
+            found.append({"what": what, "case": case, "sides": [one, other], "wanted": wanted, **summary(each)})
+    return found
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -198,8 +207,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 0.8 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        axes.barh(place, row["ratio"], 0.6, color="#0072b2")
-        axes.annotate(f" {row['ratio']:.2f}", (row["ratio"], place), va="center", fontsize=9)
+        reach = [[row["median"] - row["least"]], [row["most"] - row["median"]]]
+        axes.barh(place, row["median"], 0.6, color="#7db8e0", xerr=reach, ecolor="#6b7280")
+        axes.annotate(f" {row['median']:.2f}", (row["most"], place), va="center", fontsize=9)
         if row["wanted"]:
             label = "at most wanted" if place == 0 else None
             axes.plot([row["wanted"]] * 2, [place - 0.4, place + 0.4], color="#d55e00", linewidth=2, label=label)
@@ -216,7 +226,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", help=", ".join(CASES))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--out", type=Path, help="a JSON file; the picture lies beside it")
     arguments = parser.parse_args()
@@ -228,21 +238,21 @@ def main() -> None:
     about = {"repeats": arguments.repeats, "threads": arguments.threads, "cores": os.cpu_count()}
     about |= {"cpu": platform.processor() or platform.machine()}
     about |= {"torch": torch.__version__, "lightning": pl.__version__}
-    sides: dict[str, Any] = {}
+    there = json.loads(arguments.out.read_text())["cases"] if arguments.out and arguments.out.exists() else {}
+    cases = {name: there[name] for name in CASES if name in there}  # those that are not measured now
     for case in arguments.case or CASES:
-        found = measure(case, arguments.repeats, arguments.threads, images, labels)
-        sides |= found
-        for name, row in found.items():
+        cases[case] = measure(case, arguments.repeats, arguments.threads, images, labels)
+        for name, row in cases[case].items():
             rate = f", {row['gflop_per_second']:.0f} GFLOP/s" if "gflop_per_second" in row else ""
-            print(f"{name}: {row['median']:.3f} ms ({row['least']:.3f} to {row['most']:.3f}){rate}", flush=True)
+            print(f"{case}, {name}: {row['median']:.3f} ms ({row['least']:.3f} to {row['most']:.3f}){rate}", flush=True)
         if arguments.out:  # after each case, so that what is measured stays if the next one is interrupted
-            written = {"about": about, "milliseconds_of_a_batch": sides, "ratios": ratios(sides)}
+            written = {"about": about, "cases": cases, "ratios": ratios(cases)}
             arguments.out.write_text(json.dumps(written, indent=1) + "\n")
-    for row in ratios(sides):
+    for row in ratios(cases):
         wanted = f", at most {row['wanted']:.2f} wanted" if row["wanted"] else ""
-        print(f"{row['what']}: {row['ratio']:.2f}{wanted}")
+        print(f"{row['what']}: {row['median']:.2f} ({row['least']:.2f} to {row['most']:.2f}){wanted}")
     if arguments.out:
-        draw(ratios(sides), arguments.out.with_suffix(".png"))
+        draw(ratios(cases), arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 CASES = {
     "ff_mlp": ("Forward-Forward, 784-128, batch 100", ["algo=ff", "model=mlp"], 600),
     "bp_mlp": ("backprop, 784-128-10, batch 100", ["algo=bp", "model=mlp"], 600),
+    "ff_500": ("Forward-Forward, 784-500, batch 100", ["algo=ff", "model=mlp", "model.widths=[500]"], 200),
     "ff_wide": ("Forward-Forward, 3x1000, batch 100", ["algo=ff", "model=mlp", "model.widths=[1000,1000,1000]"], 60),
     "ff_wide_1000": (
         "Forward-Forward, 3x1000, batch 1000",
@@ -202,7 +203,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, help="of a round; each case has its own number")
     parser.add_argument("--out", type=Path, help="a JSON file; the picture lies beside it")
     arguments = parser.parse_args()
-    results = {}
+    there = json.loads(arguments.out.read_text())["cases"] if arguments.out and arguments.out.exists() else {}
+    results = {name: there[name] for name in CASES if name in there}  # cases that are not measured now
     for case in arguments.case or CASES:
         if case not in CASES:
             parser.error(f"{case}: one of {', '.join(CASES)} expected")
@@ -212,6 +214,7 @@ def main() -> None:
             print(f"{results[case]['what']}: {way}: {figures}", flush=True)
     about = {"repeats": arguments.repeats, "cores": os.cpu_count(), "cpu": platform.processor() or platform.machine()}
     if arguments.out:
+        results = {name: results[name] for name in CASES if name in results}
         arguments.out.write_text(json.dumps({"about": about, "cases": results}, indent=1) + "\n")
         draw(results, arguments.out.with_suffix(".png"))
 

@@ -8,8 +8,8 @@ from ffbp.errors import ResourceError
 if TYPE_CHECKING:
     from ffbp.models import Stack
 
-MACS_PER_THREAD = 10_000_000
-"""Multiply-adds in a batch's forward pass that are worth one more thread, see benchmarks/threads.py."""
+MACS_PER_THREAD = 40_000_000
+"""Multiply-adds in a batch's forward pass that are worth one more thread, see docs/speed.md."""
 
 
 def wait_briefly() -> None:
@@ -35,7 +35,7 @@ def check_threads(threads: int, cores: int) -> None:
 
 
 def automatic_threads(stack: "Stack", batch_size: int, cores: int) -> int:
-    """Choose OMP_NUM_THREADS if it is set, else one thread for each 10 million multiply-adds, and no more than cores.
+    """Choose OMP_NUM_THREADS if it is set, else one thread for each 40 million multiply-adds, and no more than cores.
 
     Args:
         stack: the network, whose blocks' products are counted in a forward pass of one image.

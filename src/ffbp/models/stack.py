@@ -78,9 +78,8 @@ def channels_last(maps: Tensor) -> Tensor:
     """The same maps (B, C, H, W) with each position's channels side by side in memory."""
     if maps.shape[1] > 1:
         return maps.contiguous(memory_format=torch.channels_last)
-    return maps.reshape(maps.shape[0], *maps.shape[2:], 1).movedim(
-        -1, 1
-    )  # so that what follows can tell from the strides
+    # one channel is contiguous either way: these strides say which
+    return maps.reshape(maps.shape[0], *maps.shape[2:], 1).movedim(-1, 1)
 
 
 class Stack(nn.Module):
