@@ -30,8 +30,7 @@ compare: install
 	$(RUN) compare.py runs=logs
 
 bench: install
-	$(RUN) benchmarks/speed.py --out results/speed.json
-	$(RUN) benchmarks/pictures.py --out results/pictures.json
+	$(RUN) benchmarks/steps.py --out results/steps.json
 	$(RUN) benchmarks/threads.py --out results/threads.json
 	$(RUN) benchmarks/startup.py --out results/startup.json
 

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import matplotlib as mpl
 import torch
+from matplotlib.figure import Figure
 from speed import BATCH, fresh, settings, shared_losses
 from threads import Trainer
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ from ffbp.data.draws import Draws
 from ffbp.data.sources import idx_set
 from ffbp.lifecycle.freed_memory import keep_freed_memory
 from ffbp.lifecycle.threads import usable_cores
+from ffbp.report.figures import STYLE
 
 WIDE = "model.widths=[1000,1000,1000]"
 BF16 = "trainer.precision=bf16-mixed"
@@ -202,25 +205,32 @@ def summary(values: list[float]) -> dict[str, float]:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A bar for each quotient, and a line at what is wanted."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.8 + 0.36 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    for place, row in enumerate(rows):
-        reach = [[row["median"] - row["least"]], [row["most"] - row["median"]]]
-        axes.barh(place, row["median"], 0.6, color="#7db8e0", xerr=reach, ecolor="#6b7280")
-        axes.annotate(f" {row['median']:.2f}", (row["most"], place), va="center", fontsize=9)
-        if row["wanted"]:
-            label = "at most wanted" if place == 0 else None
-            axes.plot([row["wanted"]] * 2, [place - 0.4, place + 0.4], color="#d55e00", linewidth=2, label=label)
-    axes.set_yticks(range(len(rows)), [row["what"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("time of a batch, in that of the other side")
-    axes.margins(x=0.1)
-    axes.spines[["top", "right"]].set_visible(False)
-    if any(row["wanted"] for row in rows[:1]):
-        figure.legend(loc="outside lower right", frameon=False)
-    figure.savefig(path, dpi=150)
+    with mpl.rc_context(fname=STYLE):
+        figure = Figure(figsize=(8.5, 1 + 0.34 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            reach = [[row["median"] - row["least"]], [row["most"] - row["median"]]]
+            axes.barh(place, row["median"], 0.62, color="#7db8e0", xerr=reach, ecolor="#6b7280")
+            axes.annotate(f"{row['median']:.2f}", (0.03, place), va="center", fontsize=9)
+        wanted = {place: row["wanted"] for place, row in enumerate(rows) if row["wanted"]}
+        axes.scatter(
+            list(wanted.values()),
+            list(wanted),
+            marker="|",
+            s=260,
+            linewidth=2.5,
+            color="#d1495b",
+            label="goal",
+            zorder=4,
+        )
+        axes.axvline(1, color="#6b7280", linewidth=0.8, zorder=1)
+        axes.set_axisbelow(True)
+        axes.set_yticks(range(len(rows)), [row["what"] for row in rows])
+        axes.invert_yaxis()
+        axes.set(xlabel="time of a batch, in that of the other side; median and range of all rounds", xlim=(0, None))
+        axes.grid(axis="y", visible=False)
+        figure.legend(loc="outside upper right", frameon=False)
+        figure.savefig(path, dpi=130)
 
 
 def main() -> None:

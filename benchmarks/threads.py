@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 CASES = {
-    "ff_mlp": ("Forward-Forward, 784-128, batch 100", ["algo=ff", "model=mlp"], 600),
-    "bp_mlp": ("backprop, 784-128-10, batch 100", ["algo=bp", "model=mlp"], 600),
-    "ff_500": ("Forward-Forward, 784-500, batch 100", ["algo=ff", "model=mlp", "model.widths=[500]"], 200),
-    "ff_wide": ("Forward-Forward, 3x1000, batch 100", ["algo=ff", "model=mlp", "model.widths=[1000,1000,1000]"], 60),
+    "ff_mlp": ("Forward-Forward, 784-128, batch 100", ["algo=ff", "model=mlp"], 300),
+    "bp_mlp": ("backprop, 784-128-10, batch 100", ["algo=bp", "model=mlp"], 300),
+    "ff_500": ("Forward-Forward, 784-500, batch 100", ["algo=ff", "model=mlp", "model.widths=[500]"], 100),
+    "ff_wide": ("Forward-Forward, 3x1000, batch 100", ["algo=ff", "model=mlp", "model.widths=[1000,1000,1000]"], 30),
     "ff_wide_1000": (
         "Forward-Forward, 3x1000, batch 1000",
         ["algo=ff", "model=mlp", "model.widths=[1000,1000,1000]", "data.batch_size=1000"],
-        12,
+        6,
     ),
-    "bp_cnn": ("backprop, CNN, batch 100", ["algo=bp", "model=cnn"], 60),
+    "bp_cnn": ("backprop, CNN, batch 100", ["algo=bp", "model=cnn"], 30),
 }
 """By name: what it is, its settings, and the batches of a round."""
 

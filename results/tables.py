@@ -1,4 +1,4 @@
-"""Write the tables and quoted files of README.md and results/README.md, and draw the pictures.
+"""Write the tables and quoted files of the README, docs/speed.md and the pages in results/, and draw the pictures.
 
 python results/tables.py           # write them
 python results/tables.py --check   # write nothing; fail if a page differs from the files that it quotes
@@ -16,6 +16,7 @@ from ledger_page import draw_curves, draw_ledger, ledger_table
 from ledger_times import draw_times, times_table
 from omegaconf import OmegaConf
 from recorded import prediction_interval
+from speed_tables import TABLES as SPEED
 
 from ffbp.report.figures import draw
 from ffbp.report.page import row
@@ -23,7 +24,7 @@ from ffbp.report.runs import Group, Run, group_runs
 
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
-PAGES = (ROOT / "README.md", RESULTS / "README.md", RESULTS / "ledger.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", RESULTS / "README.md", RESULTS / "ledger.md")
 
 # where a page has a table, or the text of a file of this project
 TABLE = re.compile(r"<!-- (\w+): made by results/tables\.py -->\n.*?<!-- end of \1 -->", re.DOTALL)
@@ -172,19 +173,6 @@ def ablation_table(name: str, across: str, down: str | None) -> str:
     return "\n".join(lines)
 
 
-def speed_table() -> str:
-    figures = json.loads((RESULTS / "speed.json").read_text())["figures"].values()
-    lines = [
-        f"| {figure['what'].replace('the paper', 'the article')} | {figure['ratio']:.2f} "
-        f"| {figure['least']:.2f} to {figure['most']:.2f} "
-        f"| {'at most ' + str(figure['limit']) if figure['limit'] else ''} |"
-        for figure in figures
-    ]
-    return "\n".join(
-        ["| one epoch of MNIST, batch 100 | ratio of times | range | wanted |", "|---|---|---|---|", *lines]
-    )
-
-
 def filled(text: str, tables: Mapping[str, str]) -> str:
     """A page with each table, and each quoted file that exists, between its two markers."""
 
@@ -203,7 +191,8 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table(), "speed": speed_table()}
+    tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table()}
+    tables |= {name: make() for name, make in SPEED.items()}
     tables |= {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}
     tables |= {f"ledger_{table}": ledger_table(table) for table in TABLES}
     tables |= {f"times_{table}": times_table(table) for table in ("mnist_mlp", "mnist_cnn")}
