@@ -105,7 +105,7 @@ def pipeline_table() -> str:
 
 
 STARTS = {
-    "python": "`python -c pass`",
+    "python": "Python itself",
     "torch": "`import torch`",
     "torch_lightning": "`import torch, lightning`",
     "help": "`train.py --help`",
