@@ -55,7 +55,7 @@ ROWS = {
     "fa": Row("feedback alignment", ("algo=feedback", "algo.feedback=fa")),
     "dfa": Row("direct feedback alignment", ("algo=feedback", "algo.feedback=dfa")),
     "drtp": Row("direct random target projection", ("algo=feedback", "algo.feedback=drtp")),
-    "pepita": Row("PEPITA", ("algo=pepita",), (0.03, 0.1, 0.3)),
+    "pepita": Row("PEPITA", ("algo=pepita",), (0.03, 0.1, 0.3), networks=("mlp",)),  # it refuses pooling
     "class_groups": Row("class groups", ("algo=class_groups",)),
     "predictive_coding": Row("predictive coding", ("algo=predictive_coding",)),
     "forward_gradient": Row("forward gradient, by activities", ("algo=forward_gradient",)),
