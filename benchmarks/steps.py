@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ffbp.data import Batch
+from ffbp.algorithms import Algorithm, ForwardForward
+from ffbp.data import Batch, Batches
 from ffbp.data.draws import Draws
 from ffbp.data.sources import idx_set
 from ffbp.lifecycle.freed_memory import keep_freed_memory
@@ -56,7 +58,7 @@ MLP = {"ff": ["algo=ff", "model=mlp"], "bp": ["algo=bp", "model=mlp"]}
 CASES = {
     "mlp": Case(
         MLP | {f"{name} compiled": [*words, "compile=true"] for name, words in MLP.items()},
-        ("ff hand", "ff hand compiled", "bp hand"),
+        ("ff hand", "ff hand compiled", "ff without Lightning", "bp hand", "bp without Lightning"),
         BATCH,
         600,
     ),
@@ -68,8 +70,10 @@ CASES = {
 }
 RATIOS = [  # what, case, side, the other side, at most
     ("ff 784-128 / by hand", "mlp", "ff", "ff hand", None),
+    ("ff 784-128, our step in a bare loop / by hand", "mlp", "ff without Lightning", "ff hand", None),
     ("ff 784-128, compile=true / by hand, compiled", "mlp", "ff compiled", "ff hand compiled", 1.2),
     ("bp 784-128-10 / by hand", "mlp", "bp", "bp hand", 1.0),
+    ("bp 784-128-10, our step in a bare loop / by hand", "mlp", "bp without Lightning", "bp hand", None),
     ("bp 784-128-10, compile=true / by hand", "mlp", "bp compiled", "bp hand", 1.0),
     ("bp cnn / by hand, channels last", "cnn", "bp", "bp hand", 1.03),
     ("ff / bp, 784-128", "mlp", "ff", "bp", 1.3),
@@ -102,9 +106,35 @@ def loop(
     return seconds
 
 
+def bare_loop(rule: Algorithm, images: Tensor, labels: Tensor, batches: int) -> Callable[[], float]:
+    """Training by a rule's own step, measures and optimizer: what is left out is the loop, its hooks and callbacks."""
+    rule.train()
+    optimizer = rule.configure_optimizers()
+    loader = Batches((255 * images).byte(), labels, batch_size=BATCH, shuffle=True)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        for batch in islice(loader, batches):
+            rule.seed_modules(batch)
+            optimizer.zero_grad()
+            if isinstance(rule, ForwardForward):
+                for loss in rule.losses(batch):  # which records its measures
+                    loss.backward()
+            else:
+                step = rule.step(batch)
+                rule.record(step, batch)
+                step.loss.backward()
+            optimizer.step()
+        return time.perf_counter() - started
+
+    return seconds
+
+
 def by_hand(case: str, kind: str, images: Tensor, labels: Tensor) -> Callable[[], float]:
-    """A loop of a case by hand, by the name of its side."""
+    """A loop of a case that is not a run of ours, by the name of its side."""
     batches = CASES[case].batches
+    if kind.endswith("without Lightning"):
+        return bare_loop(fresh(*CASES[case].ours[kind.split()[0]]), images, labels, batches)
     if kind.startswith("ff"):
         both = nn.ModuleList([nn.Linear(784, 128), nn.Linear(128, 10)])
         losses = torch.compile(shared_losses) if kind == "ff hand compiled" else shared_losses

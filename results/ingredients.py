@@ -94,7 +94,7 @@ def draw() -> None:
     """Validation error of each row, one point a seed; results/ingredients.png."""
     found = json.loads(FILE.read_text())["rows"]
     names = [name for name in recipes() if name in found]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(8, 0.34 * len(names) + 1), layout="constrained")
         axes = figure.subplots()
         for place, name in enumerate(reversed(names)):
