@@ -90,9 +90,7 @@ def sweep(directory: Path, words: Iterable[str]) -> list[Run]:
         )
     found = find_runs(directory)
     if stopped := [run for run in found.unfinished if "NaN" not in run.reason]:
-        sys.exit(
-            f"{directory / stopped[0].directory}: {stopped[0].reason or stopped[0].state}; start the command again."
-        )
+        sys.exit(f"{directory / stopped[0].directory}: {stopped[0].reason or stopped[0].state}; then start this again.")
     return found.runs
 
 

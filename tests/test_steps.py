@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import a_batch, fresh, settings
@@ -15,7 +16,9 @@ from torch.nn.functional import conv2d, max_pool2d, relu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ffbp.algorithms.forward_forward.goodness import mean_square, rms, sum_square
+from ffbp.build import build
 from ffbp.lifecycle import train as run
+from ffbp.lifecycle.trainer import build_trainer
 from ffbp.models import Block
 
 # -- products
@@ -137,6 +140,31 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one_and_resumes_to_the_same_bi
     torch._dynamo.reset()
     run.train(compiled, tmp_path / "broken", resume=True, bar=False)
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+class Counting(pl.Callback):
+    """It has one hook of its class and one of its own."""
+
+    def __init__(self):
+        self.called = Counter()
+        self.on_after_backward = lambda *_: self.called.update(["on_after_backward"])
+
+    def on_train_batch_end(self, *_):
+        self.called["on_train_batch_end"] += 1
+
+
+def test_lightning_calls_the_hooks_that_a_callback_has_written_and_no_others(monkeypatch):
+    empty = Counter()
+    for name in ("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_before_optimizer_step"):
+        monkeypatch.setattr(pl.Callback, name, lambda *_, name=name: empty.update([name]))
+    counting, algorithm = Counting(), fresh("algo=bp", "model=mlp", "data=digits")
+    data = build("data", settings("data=digits")["data"], seed=0)
+    chosen = settings("trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=3")["trainer"]
+    silent = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = build_trainer(chosen | silent | {"limit_val_batches": 0}, callbacks=[counting], logger=False)
+    trainer.fit(algorithm, data)
+    assert counting.called == {"on_train_batch_end": 3, "on_after_backward": 3}
+    assert not empty
 
 
 # -- freed memory
