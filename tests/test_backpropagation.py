@@ -172,18 +172,23 @@ def test_every_optimizer_moves_by_its_formula(name, decay):
 
 
 @pytest.mark.parametrize("processes", [False, True], ids=["alone", "among processes"])
-@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5, 4)], ids=["units", "maps"])
-def test_batch_norm_equals_its_formula(shape, processes, monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [((6, 3), torch.contiguous_format), ((6, 3, 5, 4), torch.contiguous_format), ((6, 3, 5, 4), torch.channels_last)],
+    ids=["units", "maps", "maps, channels last"],
+)
+def test_batch_norm_equals_its_formula(shape, order, processes, monkeypatch):
     """On the way that several processes take, with one of them, too."""
     monkeypatch.setattr(batch_norm.distributed, "is_initialized", lambda: processes)
     monkeypatch.setattr(batch_norm.distributed, "all_reduce", lambda total: None)
     norm = BatchNorm(3).double()
     norm.weight.data, norm.bias.data = torch.rand(2, 3, dtype=torch.double)
-    z = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    z = torch.randn(shape, dtype=torch.double).contiguous(memory_format=order).requires_grad_()
     rows = z.movedim(1, -1).reshape(-1, 3)  # each position of a map is a row
     mean, variance = rows.mean(0), rows.var(0, unbiased=False)
     expected = norm.weight * (rows - mean) / (variance + 1e-5).sqrt() + norm.bias
     made = norm(z)
+    assert processes or made.is_contiguous(memory_format=order)  # no copy in another order
     torch.testing.assert_close(made.movedim(1, -1).reshape(-1, 3), expected)
     torch.testing.assert_close(norm.running_mean, 0.1 * mean)
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * rows.var(0))
