@@ -97,11 +97,11 @@ def require_own_files(directory: Path) -> None:
 def _leads_into(link: Path, root: Path) -> bool:
     try:
         target = link.resolve()
-    except (OSError, RuntimeError):  # a link to itself, up to Python 3.12
+        if target.is_symlink() or not target.is_relative_to(root):  # a link to itself, from Python 3.13 on
+            return False
+        return target.is_file() or target.is_dir() or not target.exists()
+    except (OSError, RuntimeError):  # a link to itself, before Python 3.13; a folder that may not be read
         return False
-    if target.is_symlink() or not target.is_relative_to(root):  # the former is one to itself, from Python 3.13 on
-        return False
-    return target.is_file() or target.is_dir() or not target.exists()
 
 
 def _with_targets(node: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
