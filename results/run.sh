@@ -34,7 +34,8 @@ for name in hinton_supervised hinton_shifts hinton_unsupervised hinton_local con
 done
 sweep slides_mlp experiment=slides_mlp seed=0,1,2
 sweep softhebb experiment=softhebb seed=0,1,2
-sweep softhebb_random experiment=softhebb algo.optimizer.lr=1e-30 seed=0
+sweep softhebb_random experiment=softhebb algo.optimizer.lr=1e-30 seed=0,1,2
+sweep softhebb_bp experiment=softhebb_bp seed=0,1,2
 sweep optimizers +sweep=optimizers
 .venv/bin/python results/optimizers.py
 deep="model.widths=[100,100,100,100,100,100,100,100,100,100]"  # at other rates, into the same directory
