@@ -1,15 +1,19 @@
 """Search learning rate, weight decay and dropout of experiments and of their controls, with as many trials for each.
 
+Forward-Forward with labels has the brightness of the label as well, in no more trials.
+
 python results/trials.py                        # all of them: many hours
 python results/trials.py paper_ff control_bp    # some
 
 Optuna draws TRIALS trials of an experiment from a grid around its YAML, with seed 0 and a fifth of its epochs; the best
-one and the YAML as it is are then trained in full. trials.json has the validation accuracy of each: the test images
-know nothing. What wins is written into the YAML by hand. What is finished in logs/trials is not trained again.
+FINALISTS of them and the YAML as it is are then trained in full. trials.json has the validation accuracy of each: the
+test images know nothing. What wins is written into the YAML by hand. What is finished in logs/trials is not trained
+again.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from ledger import ROOT, sweep, validated
 FILE = Path(__file__).with_suffix(".json")
 LOGS = ROOT / "logs" / "trials"
 TRIALS = 12
+FINALISTS = 2  # the best of a short training need not be the best of a long one
 FACTORS = (0.25, 0.5, 1, 2, 4)  # of the YAML's learning rates
 DECAYS = (0.0, 0.001, 0.01, 0.03, 0.1)  # decoupled
 DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -31,6 +36,7 @@ PAIRS = {  # an experiment, its control, and the dropout that is searched
     "hinton_local": ("hinton_local_bp", "model.dropout"),
     "conv_ff": ("conv_ff_bp", "model.dropout"),
 }
+BRIGHTNESS = ("1", "2", "4", "8")  # of the label, where white is 1
 DROPPED = {name: key for ours, (control, key) in PAIRS.items() for name in (ours, control)}
 
 
@@ -47,13 +53,15 @@ def rates(name: str) -> list[str]:
 
 
 def search(name: str) -> dict[str, Any]:
-    """The trials of an experiment, and its accuracy in full as it is and with the best trial's settings."""
+    """The trials of an experiment, and its accuracy in full as it is and with the settings of the best trials."""
     epochs = composed(name).trainer.max_epochs
-    grid = {
+    grid: dict[str, Sequence[str]] = {
         "algo.optimizer.lr": rates(name),
         "algo.optimizer.weight_decay": [f"{decay:g}" for decay in DECAYS],
         DROPPED[name]: [f"{share:g}" for share in DROPOUTS],
     }
+    if composed(name).algo.get("negatives") == "hard":
+        grid["algo.label_strength"] = BRIGHTNESS
     fixed = [f"experiment={name}", "algo.optimizer.name=adamw", "seed=0"]
     words = [*fixed, f"trainer.max_epochs={max(1, epochs // 5)}", "trainer.check_val_every_n_epoch=1"]
     words += ["hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}"]
@@ -62,8 +70,8 @@ def search(name: str) -> dict[str, Any]:
     for run in sweep(LOGS / name, words):
         drawn = [word for word in run.overrides if word.partition("=")[0] in grid]
         trials[" ".join(drawn)] = run.metrics["val/acc"]
-    best = max(trials, key=lambda words: trials[words])
-    variants = {"": [f"experiment={name}"], best: [*fixed[:2], *best.split()]}
+    best = sorted(trials, key=lambda words: -trials[words])[:FINALISTS]
+    variants = {"": [f"experiment={name}"]} | {words: [*fixed[:2], *words.split()] for words in best}
     in_full = {words: validated(LOGS / f"{name}_in_full", said) for words, said in variants.items()}
     return {"epochs": epochs, "trials": trials, "in full": in_full}
 
