@@ -10,12 +10,12 @@ are the same for all. Counted are the tensors that operations make, each for as 
 import argparse
 import json
 import math
-import platform
 from pathlib import Path
 
 import matplotlib as mpl
 import torch
 from hydra import compose, initialize_config_dir
+from machine import machine
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
@@ -107,8 +107,8 @@ def main() -> None:
     figures = {name: {depth: round(peak_mib(name, depth), 2) for depth in DEPTHS} for name in SIDES}
     for name, found in figures.items():
         print(f"{name:40}", *(f"{value:8.1f}" for value in found.values()))
-    about = {"torch": torch.__version__, "python": platform.python_version(), "unit": "MiB by number of layers"}
-    out.write_text(json.dumps({**about, "figures": figures}, indent=1) + "\n")
+    about = machine() | {"unit": "MiB by number of layers"}
+    out.write_text(json.dumps({"about": about, "figures": figures}, indent=1) + "\n")
     draw(figures, out.with_suffix(".png"))
 
 

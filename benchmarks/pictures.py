@@ -21,9 +21,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from hydra import compose, initialize_config_dir
+from machine import machine
 from omegaconf import OmegaConf
 
 from ffbp.callbacks import Pictures
@@ -122,8 +122,7 @@ def main() -> None:
         "share_of_100_epochs": in_100 / total_100,
         "by_hook": {name: seconds[0] for name, seconds in pairs[0][0]["pictures"].items()},
     }
-    about = {"repeats": arguments.repeats, "threads": torch.get_num_threads()}
-    about |= {"torch": torch.__version__, "lightning": pl.__version__, "load": os.getloadavg()[0]}
+    about = machine() | {"repeats": arguments.repeats, "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     print(
         f"pictures: {figures['share']:.2%} of {total:.1f} s in {arguments.epochs} epochs, "
         f"{figures['share_of_100_epochs']:.2%} in 100, at most {LIMIT:.0%} wanted; "

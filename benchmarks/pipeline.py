@@ -22,8 +22,6 @@ FLOPS and BANDWIDTH are per process.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -33,6 +31,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
+from machine import machine
 from matplotlib.figure import Figure
 from torch import distributed, multiprocessing
 
@@ -144,7 +143,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50, help="of a round, after as many to warm up")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    about = {"torch": torch.__version__, "cpu": platform.processor(), "cores": os.cpu_count(), "words": WORDS}
+    about = machine() | {"words": WORDS}
     about |= {"flops": FLOPS, "bandwidth": BANDWIDTH, "repeats": arguments.repeats, "batches": arguments.batches}
     paper = {name: [round(speedup(k), 3) for k in PROCESSES] for name, speedup in PAPER.items()}
     results: dict[str, Any] = {"about": about | {"goal": 1.6}, "processes": PROCESSES, "paper": paper, "measured": None}

@@ -10,7 +10,6 @@ Wall seconds are for an idle machine; the processor's seconds also mean somethin
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from machine import machine
 
 from ffbp.build import build
 from ffbp.files import CHECKOUT, write_text
@@ -108,8 +108,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=200, help="of a round")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    about = {"torch": torch.__version__, "lightning": pl.__version__, "cpu": platform.processor(), "goal": 2.5}
-    about |= {"repeats": arguments.repeats, "batches": arguments.batches, "cores": os.cpu_count()}
+    about = machine() | {"goal": 2.5, "repeats": arguments.repeats, "batches": arguments.batches}
     cases: list[dict[str, Any]] = []
     for case in arguments.case or CASES:
         if case not in CASES:

@@ -11,7 +11,6 @@ validation and saving is in neither side, as in `time/train_seconds`.
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -19,9 +18,9 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
 from hydra import compose, initialize_config_dir
+from machine import machine
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding, linear, one_hot, relu, softplus
@@ -224,8 +223,7 @@ def main() -> None:
         wanted = f", at most {limit} wanted" if limit else ""
         print(f"{what}: {row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f}){wanted};", end=" ")
         print(f"{row['ours_seconds']:.3f} s and {row['other_seconds']:.3f} s", flush=True)
-    about = {"repeats": arguments.repeats, "threads": torch.get_num_threads(), "cpu": platform.processor()}
-    about |= {"torch": torch.__version__, "lightning": pl.__version__}
+    about = machine() | {"repeats": arguments.repeats, "threads": torch.get_num_threads()}
     if arguments.out:
         arguments.out.write_text(json.dumps({"about": about, "figures": figures}, indent=2) + "\n")
 

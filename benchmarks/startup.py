@@ -9,17 +9,16 @@ machine; `cpu_seconds` is what the process computed, which other processes chang
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import lightning.pytorch as pl
+from machine import machine
 
 ROOT = Path(__file__).parents[1]
 TRAIN = str(ROOT / "train.py")
@@ -80,8 +79,7 @@ def main() -> None:
         more = figures[name]["seconds"]["median"] - figures["torch_lightning"]["seconds"]["median"]
         figures[name] |= {"beyond_imports": more, "limit": 2.0}
         print(f"{name}: {more:.2f} s more than importing torch and lightning, at most 2.0 wanted")
-    about = {name: version(name) for name in ("torch", "lightning", "hydra-core")} | {"repeats": arguments.repeats}
-    about |= {"python": platform.python_version(), "cpu": platform.processor() or platform.machine()}
+    about = machine() | {"repeats": arguments.repeats}
     if arguments.out:
         arguments.out.write_text(json.dumps({"about": about, "figures": figures}, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 """Our training step against the best loops written by hand, against the other rule, and against its bare products.
 
-    python benchmarks/steps.py --out results/steps.json        # all cases, about seven minutes; also results/steps.png
+    python benchmarks/steps.py --out results/steps.json        # all cases, six to seven minutes; also results/steps.png
     python benchmarks/steps.py mlp cnn --repeats 3 --threads 1
 
 The sides of a case train some batches of MNIST in turn, A B C A B C ..., each in a process of its own, see
@@ -12,7 +12,6 @@ products of a step, of its shapes and types, and nothing else. The machine must 
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -22,9 +21,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
 import matplotlib as mpl
 import torch
+from machine import machine
 from matplotlib.figure import Figure
 from speed import BATCH, fresh, settings, shared_losses
 from threads import Trainer
@@ -266,7 +265,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", help=", ".join(CASES))
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--out", type=Path, help="a JSON file; the picture lies beside it")
     arguments = parser.parse_args()
@@ -275,9 +274,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     images, labels = training_images()
-    about = {"repeats": arguments.repeats, "threads": arguments.threads, "cores": os.cpu_count()}
-    about |= {"cpu": platform.processor() or platform.machine()}
-    about |= {"torch": torch.__version__, "lightning": pl.__version__}
+    about = machine() | {"repeats": arguments.repeats, "threads": arguments.threads}
     there = json.loads(arguments.out.read_text())["cases"] if arguments.out and arguments.out.exists() else {}
     cases = {name: there[name] for name in CASES if name in there}  # those that are not measured now
     for case in arguments.case or CASES:
