@@ -29,6 +29,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import dropout
 
 from ffbp.algorithms import Algorithm, ForwardForward
+from ffbp.algorithms.forward_forward.contrast import WITHOUT_LABELS
 from ffbp.algorithms.measured import accuracy
 from ffbp.algorithms.optimizers import make_optimizer, schedule_gain
 from ffbp.build import build, build_algorithm
@@ -105,7 +106,7 @@ class SeedsAtOnce:
         self.rule.stack.blocks[0].dropout.p = 0.0  # done beforehand, see `take_step`
         if any(isinstance(part, nn.Dropout) and part.p for part in self.rule.modules()):
             raise ConfigError("model.dropout: with several seeds at once, only input_dropout is possible.")
-        if self.input_dropout and settings["algo"].get("negatives") in ("hybrid", "noise"):  # dropped after mixing
+        if self.input_dropout and settings["algo"].get("negatives") in WITHOUT_LABELS:  # dropped after mixing
             raise ConfigError("model.input_dropout: with several seeds at once, not for negatives without labels.")
         self.rule.record = lambda *measured: None  # it adds up numbers of one run
         labels, two = self.loaders[0].labels[:2], slice(0, 2)

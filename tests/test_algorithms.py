@@ -168,6 +168,7 @@ def test_all_losses_in_one_backward_pass_give_the_same_gradients_as_one_after_th
         "algo.negatives=uniform",
         "algo.negatives=all",
         "algo.negatives=hybrid",
+        "algo.negatives=blend",
         "algo.negatives=noise",
         "algo.peer_normalization=hinton",
         "algo.peer_normalization=port",
@@ -244,7 +245,7 @@ class OtherLabels(ImageData):
         return super().train_dataloader()
 
 
-@pytest.mark.parametrize("negatives", ["hybrid", "noise"])
+@pytest.mark.parametrize("negatives", ["hybrid", "blend", "noise"])
 def test_unsupervised_layers_never_read_a_label(negatives, tmp_path):
     chosen = settings("algo=ff", "model.widths=[32,16]", *SHORT, f"algo.negatives={negatives}")
     run.train(chosen, tmp_path / "true", bar=False)

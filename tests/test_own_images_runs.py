@@ -61,7 +61,7 @@ def losses(algorithm: Algorithm, batch: Batch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("model", SMALL)
 def test_every_model_learns_from_images_of_any_shape_or_says_why_not(model, shape):
-    kinds = [("bp", {}), ("ff", {}), *[("ff", {"negatives": kind}) for kind in ("all", "hybrid", "noise")]]
+    kinds = [("bp", {}), ("ff", {}), *[("ff", {"negatives": kind}) for kind in ("all", "hybrid", "blend", "noise")]]
     for algo, changes in kinds:
         if (model, shape) in TOO_SMALL:
             with pytest.raises(ConfigError, match=TOO_SMALL[model, shape]):

@@ -10,6 +10,7 @@ from ffbp.algorithms.forward_forward.goodness import l2, mean_square, positions,
 from ffbp.algorithms.forward_forward.labels import LabelEmbedding, channels, fourier, overlay
 from ffbp.algorithms.forward_forward.negatives import (
     all_negatives,
+    blends,
     hard_negatives,
     hybrids,
     region_masks,
@@ -122,6 +123,15 @@ def test_a_hybrid_shows_each_image_where_its_mask_says():
             for column in range(4):
                 source = images[k] if mask[k, row, column] else images[k - 1]
                 assert torch.equal(mixed[k, :, row, column], source[:, row, column])
+
+
+def test_a_blend_is_seen_as_an_image_beside_another_through_the_same_weights():
+    """As self-contrastive Forward-Forward has it: W x + W x' against W x + W x, of which ours are the halves."""
+    images, weights = torch.rand(3, 2, 4, 4, dtype=torch.float64), torch.rand(5, 32, dtype=torch.float64)
+    beside = torch.cat([images, images.roll(1, 0)], 1).flatten(1)  # (3, 64): each image, then the previous one
+    twice = torch.cat([weights, weights], 1)  # (5, 64)
+    torch.testing.assert_close(blends(images).flatten(1) @ weights.T, beside @ twice.T / 2)
+    assert torch.equal(blends(images)[0], (images[0] + images[2]) / 2)
 
 
 def test_scrambled_images_keep_their_histograms_and_lose_their_order():

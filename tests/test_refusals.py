@@ -84,7 +84,7 @@ SETTINGS = [
     *[(f"{FF} algo.threshold={value}", 2, "threshold=.*number") for value in ("nan", "0", "-1")],
     (f"{FF} model.widths=[]", 2, "widths"),
     (f"{FF} model.widths=[0]", 2, "widths.*1 or more"),
-    (f"{FF} algo.negatives=permuted", 2, "'uniform', 'hard', 'all', 'hybrid' or 'noise'"),
+    (f"{FF} algo.negatives=permuted", 2, "'uniform', 'hard', 'all', 'hybrid', 'blend' or 'noise'"),
     (f"{FF} algo.optimizer.lr=[1,2]", 2, "one for each layer"),
     (f"{FF} algo.order=sequential model.widths=[8,8] trainer.max_epochs=1", 2, "2 or more"),
     (f"{FF} trainer.gradient_clip_val=1", 2, "gradient_clip_val.*cannot be set"),

@@ -21,6 +21,7 @@ CASES = {
     "paper_ff": ["experiment=paper_ff"],
     "ff, three layers": ["algo=ff", "model.widths=[40,30,20]", "algo.optimizer.lr=[1e-3,3e-3,2e-3]"],
     "ff, hybrid": ["algo=ff", "algo.negatives=hybrid", "model.widths=[30]"],
+    "ff, blend": ["algo=ff", "algo.negatives=blend", "model.widths=[30]"],
     "ff, uniform, peers": ["algo=ff", "algo.negatives=uniform", "algo.peer_normalization=hinton"],
     "local_loss": ["algo=local_loss", "model.widths=[40,30]"],
 }

@@ -17,7 +17,7 @@ RULES = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
 WAITS = {"lm": "accepts or takes back each step by its loss"}
 VARIANTS = (
     [[rule] for rule in RULES]
-    + [["ff", f"algo.negatives={kind}"] for kind in ("uniform", "all", "hybrid", "noise")]
+    + [["ff", f"algo.negatives={kind}"] for kind in ("uniform", "all", "hybrid", "blend", "noise")]
     + [
         ["ff", "algo.peer_normalization=hinton", "model.widths=[20,10]", "model.input_dropout=0.1"],
         ["ff", "model=conv", "algo.negatives=hybrid", "algo.goodness_per=position"],

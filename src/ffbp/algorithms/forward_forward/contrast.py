@@ -11,7 +11,9 @@ from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
 
-Negatives = Literal["uniform", "hard", "all", "hybrid", "noise"]
+Negatives = Literal["uniform", "hard", "all", "hybrid", "blend", "noise"]
+WITHOUT_LABELS = ("hybrid", "blend", "noise")
+"""Negatives for which no image shows a label."""
 
 
 class Drawn(NamedTuple):
@@ -28,8 +30,8 @@ class Contrast:
     """Make positives and negatives of a batch.
 
     With `uniform`, `hard` or `all` negatives, positives show their true label, and negatives are the same images with
-    false labels. With `hybrid` or `noise`, positives are the real images, negatives are images that show no digit, and
-    no image shows a label.
+    false labels. With `hybrid`, `blend` or `noise`, positives are the real images, negatives are images that show no
+    digit, and no image shows a label.
 
     Args:
         kind: how negatives are made, see `negatives`.
@@ -38,7 +40,7 @@ class Contrast:
 
     def __init__(self, kind: Negatives, classes: int) -> None:
         self.kind, self.classes = kind, classes
-        self.shows_labels = kind not in ("hybrid", "noise")
+        self.shows_labels = kind not in WITHOUT_LABELS
 
     def __call__(self, batch: Batch, products: FirstProducts, logits: Tensor, passes: Passes) -> Tensor:
         """Compute the first layer's products with positives and, after them, N negatives of each: ((1 + N) * B, ...).
@@ -75,6 +77,8 @@ class Contrast:
         height, width = batch.images.shape[2:]
         if self.kind == "hybrid":
             return negatives.hybrids(batch.images, negatives.region_masks(batch.draws.uniform(height, width)))
+        if self.kind == "blend":
+            return negatives.blends(batch.images)
         return negatives.scrambled(batch.images, batch.draws.uniform(height * width))
 
     def check_settings(self, readout: str, readout_share: float, label_embedding: str | None) -> None:

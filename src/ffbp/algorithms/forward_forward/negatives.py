@@ -70,6 +70,17 @@ def hybrids(images: Tensor, masks: Tensor) -> Tensor:
     return torch.lerp(images.roll(1, 0), images, masks.unsqueeze(1).to(images.dtype))
 
 
+def blends(images: Tensor) -> Tensor:
+    """The mean of each image and the previous one of the batch: both digits at once, and neither as it was.
+
+    A layer's product with it is the mean of its products with both. So this is the contrast of an image beside itself
+    with an image beside another one, seen through the same weights. With several processes, see `hybrids`.
+
+    Source: Chen et al. 2025, self-contrastive Forward-Forward (arXiv:2409.11593), section 2.
+    """
+    return (images + images.roll(1, 0)) / 2
+
+
 def scrambled(images: Tensor, uniform: Tensor) -> Tensor:
     """Shuffle each image's pixels by `uniform` (B, H * W): the histogram stays, the digit goes; shape (B, C, H, W).
 
