@@ -19,6 +19,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from ledger import ROOT, sweep, validated
+from recorded import recorded
 
 FILE = Path(__file__).with_suffix(".json")
 LOGS = ROOT / "logs" / "trials"
@@ -66,14 +67,33 @@ def search(name: str) -> dict[str, Any]:
     words = [*fixed, f"trainer.max_epochs={max(1, epochs // 5)}", "trainer.check_val_every_n_epoch=1"]
     words += ["hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}"]
     words += [f"{key}=choice({','.join(choices)})" for key, choices in grid.items()]
-    trials = {}
+    trials, revisions = {}, set()
     for run in sweep(LOGS / name, words):
+        revisions.add(recorded(run)["metrics"]["git"])
         drawn = [word for word in run.overrides if word.partition("=")[0] in grid]
         trials[" ".join(drawn)] = run.metrics["val/acc"]
     best = sorted(trials, key=lambda words: -trials[words])[:FINALISTS]
     variants = {"": [f"experiment={name}"]} | {words: [*fixed[:2], *words.split()] for words in best}
     in_full = {words: validated(LOGS / f"{name}_in_full", said) for words, said in variants.items()}
-    return {"epochs": epochs, "trials": trials, "in full": in_full}
+    return {"git": sorted(revisions), "epochs": epochs, "trials": trials, "in full": in_full}
+
+
+def trials_table() -> str:
+    """A line for each experiment searched: its accuracy in full as it was, and with the settings of the best trials."""
+    found = json.loads(FILE.read_text()) if FILE.exists() else {}
+    columns = ("validation accuracy, %, seed 0", "trials", "best of them, of a fifth of the epochs", "in full", "settings")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in DROPPED:
+        if name in found:
+            trials, in_full = found[name]["trials"], found[name]["in full"]
+            for words in sorted(in_full, key=lambda words: -in_full[words]):
+                settings = f"`{words}`" if words else "as it was"
+                short = f"{100 * trials[words]:.2f}" if words else ""
+                cells = (f"`{name}`", str(len(trials)), short, f"{100 * in_full[words]:.2f}", settings)
+                lines.append(f"| {' | '.join(cells)} |")
+        else:
+            lines.append(f"| `{name}` | not searched | | | |")
+    return "\n".join(lines)
 
 
 def main(names: list[str]) -> None:
