@@ -59,13 +59,13 @@ CASES = {
         MLP | {f"{name} compiled": [*words, "compile=true"] for name, words in MLP.items()},
         ("ff hand", "ff hand compiled", "ff without Lightning", "bp hand", "bp without Lightning"),
         BATCH,
-        600,
+        400,
     ),
     "cnn": Case({"bp": ["algo=bp", "model=cnn"]}, ("bp hand",), BATCH, 60),
-    "wide": Case({name: [*words, WIDE] for name, words in MLP.items()}, (), BATCH, 60, products=True),
+    "wide": Case({name: [*words, WIDE] for name, words in MLP.items()}, (), BATCH, 40, products=True),
     "wide 1000": Case({"ff": [*MLP["ff"], WIDE, "data.batch_size=1000"]}, (), 1000, 8, products=True),
     "wide 1000 bf16": Case({"ff": [*MLP["ff"], WIDE, "data.batch_size=1000", BF16]}, (), 1000, 10, products=True),
-    "wide bf16": Case({"ff": [*MLP["ff"], WIDE, BF16]}, (), BATCH, 60, products=True),
+    "wide bf16": Case({"ff": [*MLP["ff"], WIDE, BF16]}, (), BATCH, 40, products=True),
 }
 RATIOS = [  # what, case, side, the other side, at most
     ("ff 784-128 / by hand", "mlp", "ff", "ff hand", None),

@@ -24,8 +24,8 @@ from typing import Any
 from machine import machine
 
 CASES = {
-    "ff_mlp": ("Forward-Forward, 784-128, batch 100", ["algo=ff", "model=mlp"], 150),
-    "bp_mlp": ("backprop, 784-128-10, batch 100", ["algo=bp", "model=mlp"], 150),
+    "ff_mlp": ("Forward-Forward, 784-128, batch 100", ["algo=ff", "model=mlp"], 100),
+    "bp_mlp": ("backprop, 784-128-10, batch 100", ["algo=bp", "model=mlp"], 100),
     "ff_500": ("Forward-Forward, 784-500, batch 100", ["algo=ff", "model=mlp", "model.widths=[500]"], 50),
     "ff_wide": ("Forward-Forward, 3x1000, batch 100", ["algo=ff", "model=mlp", "model.widths=[1000,1000,1000]"], 20),
     "ff_wide_1000": (

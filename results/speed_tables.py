@@ -41,40 +41,57 @@ def epochs_table() -> str:
     return table(("one epoch of MNIST, batch 100", "ratio of times", "goal"), rows)
 
 
+STEPS = {"steps": "Intel Xeon without bf16", "steps_zen4": "AMD Zen 4"}
+"""The files of benchmarks/steps.py, and the processor of each."""
+
+
 def steps_table() -> str:
-    steps = read("steps")
+    steps, *others = (read(name) for name in STEPS)
     rows = []
     for row in steps["ratios"]:
         if not row["sides"][1].endswith("products"):
+            elsewhere = [{each["what"]: spread(each) for each in other["ratios"]} for other in others]
             times = [spread(steps["cases"][row["case"]][side]) for side in row["sides"]]
-            rows.append((row["what"], spread(row), limit(row["wanted"]), *times))
-    return table(("a batch", "ratio", "goal", "ms, of the one", "ms, of the other"), rows)
+            ratios = [spread(row), *(known.get(row["what"], "") for known in elsewhere)]
+            rows.append((row["what"], *ratios, limit(row["wanted"]), *times))
+    head = ("a batch", *(f"ratio, {processor}" for processor in STEPS.values()), "goal")
+    return table((*head, "ms, of the one, on the first", "ms, of the other"), rows)
 
 
 def products_table() -> str:
-    steps = read("steps")
     rows = []
-    for row in steps["ratios"]:
-        step, bare = (steps["cases"][row["case"]][side] for side in row["sides"])
-        if row["sides"][0] + " products" == row["sides"][1]:
-            rates = [f"{side['gflop_per_second']:.0f}" for side in (step, bare)]
-            share = " to ".join(f"{100 / row[key]:.0f}" for key in ("most", "least"))
-            goal = f"{100 / row['wanted']:.0f} %" if row["wanted"] else ""
-            what = row["what"].removeprefix("ff 3x1000, ").removesuffix(" / bare products")
-            rows.append((what, *rates, f"{100 / row['median']:.0f} % ({share})", goal))
-    head = ("Forward-Forward, 784-3x1000", "GFLOP/s of the step", "of its bare products", "share", "goal, at least")
+    for name, processor in STEPS.items():
+        steps = read(name)
+        for row in steps["ratios"]:
+            step, bare = (steps["cases"][row["case"]][side] for side in row["sides"])
+            native = steps["about"].get("bf16", True) or "bf16" not in row["what"]  # elsewhere a share says nothing
+            if row["sides"][0] + " products" == row["sides"][1] and native:
+                rates = [f"{side['gflop_per_second']:.0f}" for side in (step, bare)]
+                share = " to ".join(f"{100 / row[key]:.0f}" for key in ("most", "least"))
+                goal = f"{100 / row['wanted']:.0f} %" if row["wanted"] else ""
+                what = row["what"].removeprefix("ff 3x1000, ").removesuffix(" / bare products")
+                rows.append((processor, what, *rates, f"{100 / row['median']:.0f} % ({share})", goal))
+    head = ("", "Forward-Forward, 784-3x1000", "GFLOP/s of the step", "of its bare products", "share", "goal, at least")
     return table(head, rows)
 
 
+THREADS = {"threads_zen4": "AMD", "threads": "Intel"}
+"""The files of benchmarks/threads.py, and the processor of each."""
+WAYS = {
+    "1 thread": "1 thread",
+    "2 threads, spinning as OpenMP does": "2, spinning long",
+    "2 threads, spinning briefly": "2, spinning briefly",
+}
+
+
 def threads_table() -> str:
-    cases = read("threads")["cases"].values()
-    ways = list(next(iter(cases))["figures"])
-    rows = [
-        (case["what"] if place == "alone" else "", place, *(spread(case["figures"][way][place]) for way in ways))
-        for case in cases
-        for place in ("alone", "beside a busy process")
-    ]
-    return table(("ms a batch", "", *ways), rows)
+    found = {processor: read(name)["cases"] for name, processor in THREADS.items()}
+    rows = []
+    for case, about in read("threads")["cases"].items():
+        for place in ("alone", "beside a busy process"):
+            figures = (cases[case]["figures"][way][place] for cases in found.values() for way in WAYS)
+            rows.append((about["what"] if place == "alone" else "", place, *(spread(each) for each in figures)))
+    return table(("ms a batch", "", *(f"{processor}: {way}" for processor in found for way in WAYS.values())), rows)
 
 
 def seeds_table() -> str:
