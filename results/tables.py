@@ -17,6 +17,7 @@ from ledger_times import draw_times, times_table
 from omegaconf import OmegaConf
 from recorded import prediction_interval
 from speed_tables import TABLES as SPEED
+from trials import trials_table
 
 from ffbp.report.figures import draw
 from ffbp.report.page import row
@@ -191,7 +192,7 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table()}
+    tables = {"paper": paper_table(), "hinton": hinton_table(), "cells": cells_table(), "trials": trials_table()}
     tables |= {name: make() for name, make in SPEED.items()}
     tables |= {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}
     tables |= {f"ledger_{table}": ledger_table(table) for table in TABLES}

@@ -81,7 +81,13 @@ def search(name: str) -> dict[str, Any]:
 def trials_table() -> str:
     """A line for each experiment searched: its accuracy in full as it was, and with the settings of the best trials."""
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
-    columns = ("validation accuracy, %, seed 0", "trials", "best of them, of a fifth of the epochs", "in full", "settings")
+    columns = (
+        "validation accuracy, %, seed 0",
+        "trials",
+        "best of them, of a fifth of the epochs",
+        "in full",
+        "settings",
+    )
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in DROPPED:
         if name in found:
