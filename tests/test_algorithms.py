@@ -151,6 +151,17 @@ def test_the_goodness_of_all_labels_equals_that_of_one_label_at_a_time(model):
         torch.testing.assert_close(together[:, label], goodness, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "blend"])
+def test_layers_see_images_divided_by_their_root_mean_square_and_labels_as_bright_as_ever(kind):
+    words = ("algo=ff", *SMALL_MODELS["cnn"], f"algo.negatives={kind}")
+    plain, normal = fresh(*words).double(), fresh(*words, "algo.normalize_images=true").double()
+    images = a_batch().images.double()
+    images[0] = 0  # which no number of zero must divide
+    lengths = images.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-4)
+    for a, b in zip(plain.passes.first(images / lengths), normal.passes.first(images), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
 def test_all_losses_in_one_backward_pass_give_the_same_gradients_as_one_after_the_other():
     algorithm, batch = fresh("algo=ff", "model.widths=[32,16]", "algo.negatives=uniform"), a_batch()
     for loss in algorithm.losses(batch):
@@ -179,6 +190,7 @@ def test_all_losses_in_one_backward_pass_give_the_same_gradients_as_one_after_th
         "algo.objective=linear",
         "algo.goodness=sum_square",
         "algo.normalization=l2",
+        "algo.normalize_images=true",
         "algo.label_embedding=fourier",
         "algo.readout=goodness",
         "algo.readout_layers=all",

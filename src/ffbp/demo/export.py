@@ -43,6 +43,7 @@ def describe(model: Algorithm, run: str) -> dict[str, Any]:
     normalization = small.passes.normalize.__name__
     of_ff = {
         "normalization": normalization,
+        "normalizeImages": small.passes.normalize_images,
         "goodness": small.layer_losses[0].goodness.__name__,
         "readout": small.readout,
         "readoutLayers": small.readout_layers,

@@ -150,9 +150,9 @@ function askBackprop(network, pixels) {
 }
 
 function askForwardForward(network, pixels) {
-  const { planes, size, covered, normalization, readoutLayers } = network.ff, patterns = network.patternProducts;
-  const blank = new Float64Array(planes * size * size);
-  blank.set(pixels);
+  const { planes, size, covered, normalization, normalizeImages, readoutLayers } = network.ff;
+  const patterns = network.patternProducts, blank = new Float64Array(planes * size * size);
+  blank.set(normalizeImages ? normalized("rms", { shape: [pixels.length], data: pixels }).data : pixels);
   blank.fill(0, 0, covered); // where the label is written
   const image = product(network.layers[0], { shape: [planes, size, size], data: blank });
 

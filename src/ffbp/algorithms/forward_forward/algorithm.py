@@ -41,6 +41,7 @@ class ForwardForward(Algorithm):
         negatives: how negative data are made, see `contrast`.
         objective, alpha, goodness, goodness_per, threshold: what a layer minimises, see `layer_loss`.
         normalization: of what the next layer sees, see `goodness`.
+        normalize_images: whether each image is divided by the root mean square of its pixels.
         peer_normalization, peer_weight, peer_momentum: how each unit's activity is kept close to its layer's mean, see
             `peers`; the weight is relative to sum_square, mean_square divides it by the number of activities.
         label_embedding, label_strength: how an image carries a label, see `labels`.
@@ -71,6 +72,7 @@ class ForwardForward(Algorithm):
         goodness_per: Literal["layer", "position"],
         threshold: Positive,
         normalization: Literal["rms", "l2"],
+        normalize_images: bool,
         peer_normalization: Literal["hinton", "port"] | None,
         peer_weight: NonNegative,
         peer_momentum: Probability,
@@ -104,7 +106,7 @@ class ForwardForward(Algorithm):
             self.embedding = make_embedding(label_embedding, self.stack, label_strength)
         else:
             self.embedding = LabelEmbedding(torch.zeros(0, *stack.image_shape))
-        self.passes = Passes(self.stack, self.embedding, NORMALIZATION[normalization])
+        self.passes = Passes(self.stack, self.embedding, NORMALIZATION[normalization], normalize_images)
         self.whole_step = WholeStep(self._step)
 
     # -- training

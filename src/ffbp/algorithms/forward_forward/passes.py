@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ffbp.algorithms.forward_forward.goodness import rms
 from ffbp.algorithms.forward_forward.labels import LabelEmbedding
 from ffbp.errors import ConfigError
 from ffbp.models import Stack
@@ -29,10 +30,18 @@ class Passes:
         stack: whose blocks are run.
         embedding: how an image carries a label.
         normalize: what is done to an activity before the next layer sees it.
+        normalize_images: whether each image is divided by the root mean square of its pixels; labels are shown after.
     """
 
-    def __init__(self, stack: Stack, embedding: LabelEmbedding, normalize: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        embedding: LabelEmbedding,
+        normalize: Callable[[Tensor], Tensor],
+        normalize_images: bool = False,
+    ) -> None:
         self.stack, self.embedding, self.normalize = stack, embedding, normalize
+        self.normalize_images = normalize_images
 
     def first(self, images: Tensor) -> FirstProducts:
         """Multiply images (B, C, H, W) by the first layer's weights, once for all labels, see `labels`.
@@ -41,6 +50,8 @@ class Passes:
         bias alone, is subtracted from theirs.
         """
         block, count = self.stack.blocks[0], images.shape[0]  # len() would be a constant in an exported graph
+        if self.normalize_images:
+            images = rms(images.flatten(1)).view_as(images)
         rows = self.embedding.rows(images)  # (B + classes + 1, C, H, W)
         if block.training and block.dropout.p:
             rows[:count] = block.dropout(rows[:count])
