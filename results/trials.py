@@ -34,6 +34,7 @@ PAIRS = {  # an experiment, its control, and the dropout that is searched
     "hinton_supervised": ("hinton_supervised_bp", "model.input_dropout"),
     "hinton_shifts": ("hinton_shifts_bp", "model.input_dropout"),
     "hinton_unsupervised": ("hinton_unsupervised_bp", "model.input_dropout"),
+    "self_contrastive": ("self_contrastive_bp", "model.input_dropout"),
     "hinton_local": ("hinton_local_bp", "model.dropout"),
     "conv_ff": ("conv_ff_bp", "model.dropout"),
 }
