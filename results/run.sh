@@ -25,14 +25,15 @@ sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
   for name in ff_negatives ff_threshold ff_readout ff_label ff_peers; do
     sweep "$name" "+sweep=$name" seed=0,1,2
   done
-  for name in hinton_local conv_ff hinton_unsupervised; do sweep "$name" "experiment=$name" seed=0,1,2; done
+  for name in hinton_local conv_ff hinton_unsupervised self_contrastive; do sweep "$name" "experiment=$name" seed=0,1,2; done
 } &
 for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name" seed=0,1,2; done
 .venv/bin/python results/readouts.py logs/results/hinton_shifts
-for name in hinton_supervised hinton_shifts hinton_unsupervised hinton_local conv_ff; do
+for name in hinton_supervised hinton_shifts hinton_unsupervised self_contrastive hinton_local conv_ff; do
   sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
 done
 sweep slides_mlp experiment=slides_mlp seed=0,1,2
+sweep self_contrastive_random experiment=self_contrastive algo.optimizer.lr=1e-30 seed=0,1,2
 sweep softhebb experiment=softhebb seed=0,1,2
 sweep softhebb_random experiment=softhebb algo.optimizer.lr=1e-30 seed=0,1,2
 sweep softhebb_bp experiment=softhebb_bp seed=0,1,2

@@ -64,6 +64,11 @@ HINTON = {
         "1.37",
         "no shifts, 4x2000, softmax on the last three layers, Hinton",
     ),
+    "self_contrastive": (
+        "unsupervised, blends, no shifts",
+        "1.37",
+        "4x2000, hybrids, Hinton; with blends and shifts of two pixels 1.3, Chen et al. (arXiv:2409.11593)",
+    ),
     "hinton_local": ("unsupervised, local receptive fields", "1.16", "60 epochs, Hinton"),
     "conv_ff": (
         "convolutional, shifts",
