@@ -33,7 +33,7 @@ for name in hinton_supervised hinton_shifts hinton_unsupervised self_contrastive
   sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
 done
 sweep slides_mlp experiment=slides_mlp seed=0,1,2
-sweep self_contrastive_random experiment=self_contrastive algo.optimizer.lr=1e-30 seed=0,1,2
+sweep self_contrastive_random experiment=self_contrastive algo.optimizer.lr=1e-30 seed=0
 sweep softhebb experiment=softhebb seed=0,1,2
 sweep softhebb_random experiment=softhebb algo.optimizer.lr=1e-30 seed=0,1,2
 sweep softhebb_bp experiment=softhebb_bp seed=0,1,2
