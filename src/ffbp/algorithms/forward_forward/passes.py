@@ -38,7 +38,7 @@ class Passes:
         stack: Stack,
         embedding: LabelEmbedding,
         normalize: Callable[[Tensor], Tensor],
-        normalize_images: bool = False,
+        normalize_images: bool,
     ) -> None:
         self.stack, self.embedding, self.normalize = stack, embedding, normalize
         self.normalize_images = normalize_images
