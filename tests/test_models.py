@@ -52,6 +52,20 @@ def test_an_mlp_equals_its_formula(name, function):
     torch.testing.assert_close(network(images), expected)
 
 
+def test_units_start_in_gaussian_windows_that_lie_in_the_image():
+    torch.manual_seed(0)
+    everywhere = stack("model=mlp").blocks[0].affine.weight.double()
+    torch.manual_seed(0)
+    in_windows = stack("model=mlp", "model.initial_window=3").blocks[0].affine.weight.double()
+    torch.testing.assert_close(in_windows.norm(dim=1), everywhere.norm(dim=1), rtol=1e-5, atol=0)
+    windows = (in_windows / everywhere).view(128, 28, 28).log()
+    for window in (windows, windows.mT):  # the logarithm of a Gaussian is a parabola
+        torch.testing.assert_close(window.diff(n=2), torch.full_like(window[..., 2:], -1 / 9), rtol=1e-3, atol=1e-3)
+        # its greatest value is within half a pixel of its middle, which is three pixels or more from the edge
+        assert all(3 <= place <= 24 for place in window.amax(1).argmax(1))
+    assert len(windows.flatten(1).argmax(1).unique()) > 60  # each unit has a place of its own
+
+
 def test_dropout_drops_in_training_only():
     network = stack("model=mlp", "model.input_dropout=0.5")
     images = torch.rand(3, 1, 28, 28)
@@ -63,7 +77,7 @@ def test_dropout_drops_in_training_only():
 @pytest.mark.parametrize(
     "wrong",
     ["model.widths=[]", "model.widths=[0]", "model.widths=[1.5]", "model.activation=gelu", "model.dropout=1",
-     "model.dropout=nan", "model.batch_norm=maybe"],
+     "model.dropout=nan", "model.batch_norm=maybe", "model.initial_window=0.4"],
 )  # fmt: skip
 def test_what_no_mlp_can_be_is_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=wrong.split("=")[0].replace(".", r"\.")):

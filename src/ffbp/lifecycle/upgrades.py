@@ -16,6 +16,7 @@ SETTINGS_ADDED_LATER: dict[str, dict[str, Any]] = {
     "ffbp.algorithms.Backprop": {"loss": "cross_entropy"},
     "ffbp.models.cnn": {"batch_norm": False},
     "ffbp.models.conv": {"pools": None},
+    "ffbp.models.mlp": {"initial_window": None},
     "ffbp.data.ImageData": {"data_dir": None},  # in checkpoints, where it is left open
 }
 """By target, the settings added later, with the value that keeps the old behaviour."""
