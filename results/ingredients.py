@@ -3,9 +3,9 @@
 python results/ingredients.py          # train what is missing, write ingredients.json, draw ingredients.png
 python results/ingredients.py draw     # draw only
 
-Each row has half of paper_ff's epochs and two learning rates, that of paper_ff and a third of it, of which the one with
-the better validation accuracy of seed 0 is trained with seeds 1 and 2 as well. All figures are validation accuracies: of
-choices among settings, the test images know nothing.
+Each row has half of paper_ff's epochs and two learning rates, that of paper_ff and a third of it, of which the one
+with the better validation accuracy of seed 0 is trained with seeds 1 and 2 as well. All figures are validation
+accuracies: of choices among settings, the test images know nothing.
 """
 
 import json
@@ -23,7 +23,7 @@ from ffbp.report.figures import STYLE
 
 FILE = Path(__file__).with_suffix(".json")
 LOGS = ROOT / "logs" / "ingredients"
-EPOCHS = 50
+FIXED = ("experiment=paper_ff", "trainer.max_epochs=50")
 RATES = ("0.006", "0.002")
 READOUTS = ("softmax", "goodness")
 INGREDIENTS = {  # what paper_ff has, and what stands in its place where it is missing
@@ -56,7 +56,7 @@ def train() -> None:
     for name, said in recipes().items():
         if name in found:
             continue
-        place, words = LOGS / name.replace(" ", "_"), ["experiment=paper_ff", f"trainer.max_epochs={EPOCHS}", *said.split()]
+        place, words = LOGS / name.replace(" ", "_"), [*FIXED, *said.split()]
         tried = {rate: validated(place, [*words, *rates(rate)]) for rate in RATES}
         best = max(tried, key=lambda rate: tried[rate])
         runs = [recorded(run) for run in full_runs(place, [*words, *rates(best)], "0,1,2")]
