@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ingredients import ingredients_table
 from ledger import TABLES
 from ledger_page import draw_curves, draw_ledger, ledger_table
 from ledger_times import draw_times, times_table
@@ -201,6 +202,7 @@ def main() -> None:
     paper = "\n".join([experiments_table("MNIST, three seeds", NAMES), *PUBLISHED])
     tables = {"paper": paper, "fashion": experiments_table("Fashion-MNIST, three seeds", FASHION)}
     tables |= {"hinton": hinton_table(), "cells": cells_table(), "trials": trials_table()}
+    tables["ingredients"] = ingredients_table()
     tables |= {name: make() for name, make in SPEED.items()}
     tables |= {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}
     tables |= {f"ledger_{table}": ledger_table(table) for table in TABLES}
