@@ -33,6 +33,7 @@ for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name"
 for name in hinton_supervised hinton_shifts hinton_unsupervised self_contrastive hinton_local conv_ff; do
   sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
 done
+.venv/bin/python results/ingredients.py
 sweep slides_mlp experiment=slides_mlp seed=0,1,2
 sweep self_contrastive_random experiment=self_contrastive algo.optimizer.lr=1e-30 seed=0
 sweep softhebb experiment=softhebb seed=0,1,2
