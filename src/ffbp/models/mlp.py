@@ -25,7 +25,7 @@ def mlp(
     widths: Counts,
     activation: Literal["relu", "tanh", "sigmoid"],
     batch_norm: bool,
-    initial_window: Window | None,
+    initial_window: Window | None = None,
     input_dropout: Probability,
     dropout: Probability,
 ) -> Stack:
