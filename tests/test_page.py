@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import settings
+from playwright.sync_api import expect, sync_playwright
 from test_predictions import save
 from test_report import write_run
 
@@ -79,8 +80,6 @@ def page_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -210,7 +209,7 @@ def test_names_are_words_whatever_they_say_and_a_link_opens_what_it_leads_to(ope
     link = page.locator(".results a").nth(1)
     link.click()
     details = page.locator(link.get_attribute("href"))
-    assert details.get_attribute("open") is not None
+    expect(details).to_have_attribute("open", "")  # it opens when the address has changed, after the click
     assert details.locator("td a").first.get_attribute("href") == "../01/seed%3D0/"
     run = page.evaluate("new URL('../01/seed%3D0/', location.href).pathname")
     assert (Path(run.replace("%3D", "=")) / "metrics.json").exists()
@@ -261,7 +260,7 @@ def test_a_grid_of_two_settings_is_a_heat_map(width, scheme, browser, page_of_a_
     colours = heat.locator("td:has(a)").evaluate_all("all => all.map((cell) => getComputedStyle(cell).backgroundColor)")
     assert len(set(colours)) == 5
     heat.locator(".best a").click()
-    assert page.locator("details[open]").count() == 1
+    expect(page.locator("details[open]")).to_have_count(1)
     context.close()
 
 
