@@ -198,12 +198,18 @@ def test_batch_norm_equals_its_formula(shape, order, processes, monkeypatch):
     torch.testing.assert_close(found, wanted)
 
 
-def test_the_cnn_with_batch_norm_has_the_same_weights_at_first_and_a_norm_in_each_layer():
-    plain, normed = fresh("algo=bp", "model=cnn").stack, fresh("algo=bp", "model=cnn", "model.batch_norm=true").stack
+@pytest.mark.parametrize(
+    ("model", "units"), [("cnn", [32, 64, 64, 64]), ("conv", [32, 64, 128]), ("local", [128, 220, 512])]
+)
+def test_convolutions_with_batch_norm_have_the_same_weights_at_first_and_a_norm_in_each_layer(model, units):
+    words = ("algo=bp", f"model={model}")
+    plain, normed = fresh(*words).stack, fresh(*words, "model.batch_norm=true").stack
     state = normed.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
-    norms = [module.num_features for module in normed.modules() if isinstance(module, BatchNorm)]
-    assert norms == [32, 64, 64, 64]
+    assert [block.after[0].num_features for block in normed.blocks if isinstance(block.after[0], BatchNorm)] == units
+
+
+def test_batch_norm_is_refused_on_a_cnn_where_its_derivative_is_not_written_out():
     with pytest.raises(ConfigError, match="BatchNorm is not written out"):
         fresh("algo=bp_explicit", "model=cnn", "model.batch_norm=true")
 

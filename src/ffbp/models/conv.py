@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ffbp.errors import ConfigError
+from ffbp.models.batch_norm import BatchNorm
 from ffbp.models.local_layer import LocalConv2d
 from ffbp.models.stack import Block, Stack
 from ffbp.settings import Counts, Probability, checked
@@ -22,6 +23,7 @@ def conv(
     pools: Counts | None,
     input_dropout: Probability,
     dropout: Probability,
+    batch_norm: bool = False,
     shared_weights: bool = True,
 ) -> Stack:
     """Build convolutions with strides or pooling; the windows are wide enough to see an embedded label.
@@ -33,6 +35,7 @@ def conv(
         strides: of each layer's windows; 2 halves the maps.
         pools: height and width of the windows of each layer's max pooling, which halves the maps: even, above 2 they
             overlap; 1 for no pooling in a layer, None for none in any.
+        batch_norm: normalise each product over the batch and its positions, before the activation.
         shared_weights: False for the layers of `local`.
 
     Raises:
@@ -67,7 +70,8 @@ def conv(
                 raise ConfigError(f"model.pools={pools}: maps of {height} x {width} cannot be halved.")
             pooling = [nn.MaxPool2d(pool, stride=2, padding=pool // 2 - 1)]
             height, width = height // 2, width // 2
-        blocks.append(Block(affine, nn.ReLU(inplace=True), *pooling, dropout=drop))
+        norm = [BatchNorm(maps)] if batch_norm else []
+        blocks.append(Block(affine, *norm, nn.ReLU(inplace=True), *pooling, dropout=drop))
         below, drop = maps, dropout
     return Stack(blocks, image_shape=image_shape, classes=classes, dropout=dropout)
 
