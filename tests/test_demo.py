@@ -198,6 +198,7 @@ def test_the_page_opens_anywhere_asks_for_nothing_and_reads_what_is_drawn(browse
     ("words", "says"),
     [
         (("algo=feedback", "model=mlp"), "algo=feedback on model=mlp; the page knows mlp and cnn under bp and ff"),
+        (("algo=ff", "algo.label_embedding=units"), "algo.label_embedding=units; the page knows overlay, channels and"),
         (("algo=ff", "model=local"), "algo=ff on model=local"),
         (("algo=bp", "model=conv"), "algo=bp on model=conv"),
         (("algo=bp", "data=fashion_mnist"), "data=fashion_mnist; the page is for digits"),

@@ -23,6 +23,13 @@ ANSWERS = {
     "bp": ("algo=bp", "model=mlp", "model.batch_norm=true"),
     "ff by goodness": ("algo=ff", "model=mlp", "model.widths=[16,12]", "algo.readout=goodness"),
     "ff by goodness, waves, local": ("algo=ff", "model=local", SMALL, "algo.readout=goodness"),
+    "ff by goodness, label units": (
+        "algo=ff",
+        "model=conv",
+        SMALL,
+        "algo.label_embedding=units",
+        "algo.readout=goodness",
+    ),
     "ff by softmax, channels": ("algo=ff", "model=conv", SMALL, "algo.label_embedding=channels"),
     "ff without labels": ("algo=ff", "model=mlp", "algo.negatives=hybrid", "algo.readout=softmax"),
     "local_loss": ("algo=local_loss", "model=cnn", "algo.readout=sum"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ffbp.algorithms import Algorithm, Backprop, ForwardForward
+from ffbp.algorithms.forward_forward.labels import LabelEmbedding
 from ffbp.errors import ConfigError, one_line
 from ffbp.evaluation import class_names, frame_of
 from ffbp.models import Block
@@ -40,18 +41,18 @@ def describe(model: Algorithm, run: str) -> dict[str, Any]:
     }
     if not isinstance(small, ForwardForward):
         return described | {"head": _layer(small.stack.head), "ff": None}
-    normalization = small.passes.normalize.__name__
+    normalization, embedding = small.passes.normalize.__name__, cast(LabelEmbedding, small.embedding)
     of_ff = {
         "normalization": normalization,
         "normalizeImages": small.passes.normalize_images,
         "goodness": small.layer_losses[0].goodness.__name__,
         "readout": small.readout,
         "readoutLayers": small.readout_layers,
-        "labels": len(small.embedding.patterns),
-        "planes": small.embedding.patterns.shape[1],
+        "labels": len(embedding.patterns),
+        "planes": embedding.patterns.shape[1],
         "size": small.stack.image_shape[-1],
-        "covered": small.embedding.covered,
-        "patterns": _numbers(small.embedding.patterns),
+        "covered": embedding.covered,
+        "patterns": _numbers(embedding.patterns),
     }
     return described | {"head": _layer(small.head), "ff": of_ff}
 
@@ -62,6 +63,8 @@ def require_known(model: Algorithm, run: str) -> None:
     algo, network = (one_line(settings[group].get("name", "?")) for group in ("algo", "model"))
     if type(model) not in (Backprop, ForwardForward) or not all(_known(block) for block in model.stack.blocks):
         raise ConfigError(f"{run}: algo={algo} on model={network}; the page knows mlp and cnn under bp and ff.")
+    if isinstance(model, ForwardForward) and not isinstance(model.embedding, LabelEmbedding):
+        raise ConfigError(f"{run}: algo.label_embedding=units; the page knows overlay, channels and fourier.")
     side = model.stack.image_shape[-1]
     if frame_of(settings) is None or model.stack.image_shape != (1, side, side):
         data = one_line(settings["data"].get("source", "?"))

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.forward_forward.contrast import Contrast, Drawn, Negatives
 from ffbp.algorithms.forward_forward.goodness import NORMALIZATION
-from ffbp.algorithms.forward_forward.labels import LabelEmbedding, LabelEmbeddingName, make_embedding
+from ffbp.algorithms.forward_forward.labels import FirstProducts, LabelEmbedding, LabelEmbeddingName, make_embedding
 from ffbp.algorithms.forward_forward.layer_loss import MEASURES, LayerLoss
-from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes, ReadoutLayers, layer_numbers
+from ffbp.algorithms.forward_forward.passes import Passes, ReadoutLayers, layer_numbers
 from ffbp.algorithms.forward_forward.peers import PeerNormalization
 from ffbp.algorithms.measured import loss_and_accuracy
 from ffbp.algorithms.plan import Plan, parameter_groups
@@ -181,6 +181,7 @@ class ForwardForward(Algorithm):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         layers = [list(block.parameters()) for block in self.stack.blocks]
+        layers[0] += self.embedding.parameters()
         return parameter_groups(self.optimizer_settings, self.head_settings, layers, list(self.head.parameters()))
 
     def check_trainer(self, trainer: pl.Trainer) -> None:

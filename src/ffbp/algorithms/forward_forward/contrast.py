@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import embedding, one_hot
 
 from ffbp.algorithms.forward_forward import negatives
-from ffbp.algorithms.forward_forward.passes import FirstProducts, Passes
+from ffbp.algorithms.forward_forward.labels import FirstProducts
+from ffbp.algorithms.forward_forward.passes import Passes
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
 

@@ -3,24 +3,31 @@
 Every embedding is affine in the label: embed(x, w) = blank(x) + sum_c w_c P_c, where P_c is the pattern of class c, and
 the weights w (B, classes) are one-hot for a label, or 1/classes each for the neutral label. A layer's product W is
 linear, so W embed(x, w) = W blank(x) + sum_c w_c W P_c: positives, negatives, the neutral label and all labels at once
-share one product of the image.
+share one product of the image. `LabelUnits` has no patterns but learns what each label adds to that product.
 
 Throughout, `image_shape` is channels, height and width, and `strength` the brightness of a label, where white is 1.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ffbp.errors import ConfigError
-from ffbp.models import Stack
+from ffbp.models import Block, Stack
 
-LabelEmbeddingName = Literal["overlay", "channels", "fourier"]
+LabelEmbeddingName = Literal["overlay", "channels", "fourier", "units"]
 MOST_NUMBERS = 2**28
 """In all patterns together: a gigabyte."""
+
+
+class FirstProducts(NamedTuple):
+    """The first layer's products with images and with labels, to be added up."""
+
+    images: Tensor  # (B, ...), bias included
+    labels: Tensor  # (classes, ...), or (0, ...) if no labels are shown
 
 
 class LabelEmbedding(nn.Module):
@@ -51,6 +58,55 @@ class LabelEmbedding(nn.Module):
     def forward(self, images: Tensor, weights: Tensor) -> Tensor:
         blank = self.rows(images)[: len(images)]
         return blank + torch.einsum("bk,kchw->bchw", weights, self.patterns)
+
+    def products(self, first: Block, images: Tensor) -> FirstProducts:
+        """Multiply images (B, C, H, W) and labels by the weights of the first layer.
+
+        The patterns are multiplied as further images of the batch. So is an image of zeros, whose product, the bias
+        alone, is subtracted from theirs.
+        """
+        count = images.shape[0]  # len() would be a constant in an exported graph
+        rows = self.rows(images)  # (B + classes + 1, C', H, W)
+        if first.training and first.dropout.p:
+            rows[:count] = first.dropout(rows[:count])
+        product = first.product(rows)  # (B + classes + 1, ...)
+        return FirstProducts(product[:count], product[count:-1] - product[-1:])
+
+
+class LabelUnits(nn.Module):
+    """A unit for each class beside the image: the label's is as active as `strength`, the others are silent.
+
+    Each has weights to all units of the first layer, to those of a convolution at every position. They are the first
+    layer's own, and learn as it does.
+
+    Args:
+        stack: whose first layer they lead to.
+        strength: activity of the label's unit.
+    """
+
+    def __init__(self, stack: Stack, strength: float = 1.0) -> None:
+        super().__init__()
+        first, inputs = stack.blocks[0], math.prod(stack.image_shape)
+        with torch.no_grad():
+            units = first.product(torch.zeros(1, *stack.image_shape)).shape[1:]
+        if (numbers := stack.classes * math.prod(units)) > MOST_NUMBERS:
+            raise ValueError(f"needs {numbers:,} weights for {stack.classes} classes; use fourier or overlay")
+        bound = 1 / math.sqrt(inputs)  # as of a dense layer, whose inputs are pixels and labels alike
+        self.weight = nn.Parameter(torch.empty(stack.classes, *units).uniform_(-bound, bound))
+        self.strength = strength
+
+    def forward(self, images: Tensor, weights: Tensor) -> Tensor:
+        """Images (B, C, H, W) with the units' activities as further channels, (B, C + classes, H, W), to be looked at.
+
+        `weights` (B, classes) are one-hot for a label, or 1/classes each for the neutral label.
+        """
+        units = self.strength * weights[:, :, None, None].expand(-1, -1, *images.shape[2:])
+        return torch.cat([images, units], 1)
+
+    def products(self, first: Block, images: Tensor) -> FirstProducts:
+        """Multiply images (B, C, H, W) and labels by the weights of the first layer."""
+        product = first.product(first.dropout(images))  # (B, ...)
+        return FirstProducts(product, self.strength * self.weight.to(product.dtype))
 
 
 def channels(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:
@@ -116,7 +172,9 @@ def fourier(image_shape: Sequence[int], classes: int, strength: float = 0.35) ->
 EMBEDDINGS = {"overlay": overlay, "channels": channels, "fourier": fourier}
 
 
-def make_embedding(name: LabelEmbeddingName | None, stack: Stack, strength: float | None) -> LabelEmbedding:
+def make_embedding(
+    name: LabelEmbeddingName | None, stack: Stack, strength: float | None
+) -> LabelEmbedding | LabelUnits:
     """Make a label embedding for a stack; for `channels`, the first layer of the stack gets more input channels.
 
     A `name` of None means overlay if the first layer is dense, fourier if not; a `strength` of None, the default. A
@@ -126,6 +184,8 @@ def make_embedding(name: LabelEmbeddingName | None, stack: Stack, strength: floa
         name = "overlay" if stack.blocks[0].dense else "fourier"
     given = {} if strength is None else {"strength": strength}
     try:
+        if name == "units":
+            return LabelUnits(stack, **given)
         if name == "channels":
             stack.widen(stack.classes)
         return EMBEDDINGS[name](stack.image_shape, stack.classes, **given)

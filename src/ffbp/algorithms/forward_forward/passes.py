@@ -1,26 +1,19 @@
 """The forward passes of Forward-Forward: activities are detached and normalised between layers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ffbp.algorithms.forward_forward.goodness import rms
-from ffbp.algorithms.forward_forward.labels import LabelEmbedding
+from ffbp.algorithms.forward_forward.labels import FirstProducts, LabelEmbedding, LabelUnits
 from ffbp.errors import ConfigError
 from ffbp.models import Stack
 from ffbp.settings import ZeroOrMore
 
 ReadoutLayers = Literal["all", "later"] | list[ZeroOrMore]
 """All layers; later ones, which are all but the first if there are several; or a list of numbers from 0."""
-
-
-class FirstProducts(NamedTuple):
-    """The first layer's products with images and with label patterns, to be added up."""
-
-    images: Tensor  # (B, ...), bias included
-    labels: Tensor  # (classes, ...), or (0, ...) if no labels are shown
 
 
 class Passes:
@@ -36,7 +29,7 @@ class Passes:
     def __init__(
         self,
         stack: Stack,
-        embedding: LabelEmbedding,
+        embedding: LabelEmbedding | LabelUnits,
         normalize: Callable[[Tensor], Tensor],
         normalize_images: bool,
     ) -> None:
@@ -44,19 +37,10 @@ class Passes:
         self.normalize_images = normalize_images
 
     def first(self, images: Tensor) -> FirstProducts:
-        """Multiply images (B, C, H, W) by the first layer's weights, once for all labels, see `labels`.
-
-        The label patterns are multiplied as further images of the batch. So is an image of zeros, whose product, the
-        bias alone, is subtracted from theirs.
-        """
-        block, count = self.stack.blocks[0], images.shape[0]  # len() would be a constant in an exported graph
+        """Multiply images (B, C, H, W) by the first layer's weights, once for all labels, see `labels`."""
         if self.normalize_images:
             images = rms(images.flatten(1)).view_as(images)
-        rows = self.embedding.rows(images)  # (B + classes + 1, C, H, W)
-        if block.training and block.dropout.p:
-            rows[:count] = block.dropout(rows[:count])
-        product = block.product(rows)  # (B + classes + 1, ...)
-        return FirstProducts(product[:count], product[count:-1] - product[-1:])
+        return self.embedding.products(self.stack.blocks[0], images)
 
     def product(self, k: int, below: Tensor) -> Tensor:
         """The product of layer k >= 1 with the activity (B, ...) of the layer below, detached and normalised."""
