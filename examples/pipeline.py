@@ -118,7 +118,7 @@ class Stage:
             cross_entropy(rule.head(features), batch.labels).backward()
         for k in self.mine:
             no_logits = batch.images.new_zeros(count, rule.stack.classes)
-            product = passes.product(k, shown) if k else rule.contrast(batch, products, no_logits, passes)
+            product = passes.product(k, shown) if k else rule.contrast(batch, products, no_logits, passes)[0]
             shown = rule.stack.blocks[k].after(product)  # ((1 + N) * B, D), positives first
             rule.layer_losses[k](shown, count)[0].backward()
         if not self.last:

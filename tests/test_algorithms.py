@@ -152,35 +152,54 @@ def test_the_goodness_of_all_labels_equals_that_of_one_label_at_a_time(model):
 
 
 @pytest.mark.parametrize("model", list(SMALL_MODELS))
-def test_label_units_have_a_weight_to_every_unit_of_the_first_layer_which_learns_with_it(model):
+def test_label_units_have_a_weight_to_every_unit_of_every_layer_which_learns_with_it(model):
     words = ("algo.label_embedding=units", "algo.label_strength=3", "algo.negatives=uniform")
     algorithm = fresh("algo=ff", *SMALL_MODELS[model], *words).double()
     batch, false = a_batch(), algorithm.contrast.false_labels(a_batch(), torch.zeros(1))[0]
     batch = batch._replace(images=batch.images.double())
-    first, weight = algorithm.stack.blocks[0], algorithm.embedding.weight
     losses = list(algorithm.losses(batch))
-    judged = []
-    for labels in (batch.labels, false):
-        product = first.affine(batch.images.flatten(1) if first.dense else batch.images)
-        judged.append(first.after(product + 3 * torch.stack([weight[label] for label in labels.tolist()])))
-    expected = algorithm.layer_losses[0](torch.cat(judged), len(false))[0]
-    torch.testing.assert_close(losses[1], expected)
-    own = torch.autograd.grad(losses[1], weight, retain_graph=True)[0]
-    torch.testing.assert_close(own, torch.autograd.grad(expected, weight)[0])
-    assert own.any()
-    for loss in (losses[0], *losses[2:]):
-        assert torch.autograd.grad(loss, weight, retain_graph=True, allow_unused=True) == (None,)
-    assert weight in set(algorithm.parameter_groups()[0]["params"])
+    seen = torch.cat([batch.images, batch.images])
+    for k, (block, weight) in enumerate(zip(algorithm.stack.blocks, algorithm.embedding.weights, strict=True)):
+        added = torch.stack([weight[label] for label in [*batch.labels, *false]])
+        activity = block.after(block.product(seen) + 3 * added)
+        expected = algorithm.layer_losses[k](activity, len(false))[0]
+        torch.testing.assert_close(losses[1 + k], expected)
+        own = torch.autograd.grad(losses[1 + k], weight, retain_graph=True)[0]
+        torch.testing.assert_close(own, torch.autograd.grad(expected, weight)[0])
+        assert own.any()
+        for loss in (*losses[: 1 + k], *losses[2 + k :]):
+            assert torch.autograd.grad(loss, weight, retain_graph=True, allow_unused=True) == (None,)
+        assert weight in set(algorithm.parameter_groups()[k]["params"])
+        seen = algorithm.passes.normalize(activity.detach())
     shown = algorithm.embedding(batch.images, one_hot(batch.labels, 10).double())  # what the pictures show
     assert torch.equal(shown[:, :1], batch.images)
     assert torch.equal(shown[:, 1:, 0, 0], 3 * one_hot(batch.labels, 10).double())
+
+
+def test_under_each_label_and_under_none_label_units_say_what_they_say_alone():
+    algorithm = fresh(
+        "algo=ff", *SMALL_MODELS["conv"], "algo.label_embedding=units", "algo.readout_layers=all"
+    ).double()
+    images, blocks = a_batch().images.double(), algorithm.stack.blocks
+    for label, together in enumerate(torch.stack(algorithm.goodness(images)).unbind(2)):  # (layers, B)
+        seen = images
+        for k, (block, weight) in enumerate(zip(blocks, algorithm.embedding.weights, strict=True)):
+            activity = block.after(block.product(seen) + weight[label])
+            torch.testing.assert_close(together[k], algorithm.layer_losses[k].goodness(activity))
+            seen = algorithm.passes.normalize(activity)
+    seen = images
+    for found, block, weight in zip(algorithm.activities(images), blocks, algorithm.embedding.weights, strict=True):
+        activity = block.after(block.product(seen) + weight.mean(0))
+        torch.testing.assert_close(found, activity)
+        seen = algorithm.passes.normalize(activity)
 
 
 def test_on_a_dense_layer_label_units_are_the_first_pixels_of_an_overlay():
     words = ("algo=ff", *SMALL_MODELS["mlp"], "algo.label_strength=2")
     overlay, units = (fresh(*words, f"algo.label_embedding={name}").eval() for name in ("overlay", "units"))
     units.stack.load_state_dict(overlay.stack.state_dict())
-    units.embedding.weight.data = overlay.stack.blocks[0].affine.weight.data[:, :10].T.clone()
+    first, second = units.embedding.weights
+    first.data, second.data = overlay.stack.blocks[0].affine.weight.data[:, :10].T.clone(), torch.zeros(10, 16)
     images = a_batch().images
     images.flatten(1)[:, :10] = 0
     torch.testing.assert_close(units.goodness(images), overlay.goodness(images))
@@ -246,7 +265,13 @@ def test_every_choice_trains(choice, tmp_path):
 
 @pytest.mark.parametrize(
     "choice",
-    ["label_embedding=channels", "label_embedding=units", "goodness_per=position", "peer_normalization=hinton"],
+    [
+        "label_embedding=channels",
+        "label_embedding=units",
+        "normalization_per=layer",
+        "goodness_per=position",
+        "peer_normalization=hinton",
+    ],
 )
 def test_choices_for_maps_train(choice, tmp_path):
     chosen = settings("algo=ff", *SMALL_MODELS["conv"], *SHORT, f"algo.{choice}", "algo.goodness=sum_square")

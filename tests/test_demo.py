@@ -84,6 +84,7 @@ MODELS = {
     ),
     "ff on a cnn, waves": ("algo=ff", "model=cnn"),
     "ff on a cnn, planes": ("algo=ff", "model=cnn", "algo.label_embedding=channels", "algo.label_strength=0.5"),
+    "ff on a cnn, normalised by layer": ("algo=ff", "model=cnn", "algo.normalization_per=layer"),
     "ff without labels": ("algo=ff", "algo.negatives=hybrid", "model.activation=sigmoid"),
     "ff on normalised images": ("algo=ff", "algo.normalize_images=true"),
 }

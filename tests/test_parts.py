@@ -223,6 +223,16 @@ def test_normalization_works_over_channels_and_keeps_silence_finite(normalize):
     assert normal[0, :, 1, 2].square().sum().item() == pytest.approx(3.0 if normalize is rms else 1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("normalize", [rms, l2])
+def test_normalization_of_whole_layers_leaves_what_one_position_has_more_than_another(normalize):
+    maps = torch.rand(2, 3, 4, 4)
+    maps[1] *= 7
+    normal = normalize(maps, "layer")
+    torch.testing.assert_close(normal.square().sum((1, 2, 3)), torch.full((2,), 48.0 if normalize is rms else 1.0))
+    torch.testing.assert_close(normal / normal[:, :1, :1, :1], maps / maps[:, :1, :1, :1])
+    torch.testing.assert_close(normalize(maps.flatten(1), "layer"), normalize(maps.flatten(1)))
+
+
 def test_overlay_writes_the_label_and_leaves_the_rest():
     images = torch.rand(2, 1, 28, 28)
     embedded = overlay((1, 28, 28), 10)(images, torch.eye(10)[[3, 7]])

@@ -59,8 +59,8 @@ def _goodness_of_both(algorithm: ForwardForward, batch: Batch) -> Iterator[Tenso
     passes, count = algorithm.passes, len(batch.labels)
     products = passes.first(batch.images)
     logits = algorithm.head(passes.features(products, algorithm.readout_layers))  # (B, classes)
-    both = algorithm.contrast(batch, products, logits, passes)  # ((1 + N) * B, ...)
-    for loss, activity in zip(algorithm.layer_losses, passes.activities(both), strict=True):
+    both = passes.activities(*algorithm.contrast(batch, products, logits, passes))  # each ((1 + N) * B, ...)
+    for loss, activity in zip(algorithm.layer_losses, both, strict=True):
         goodness = loss.goodness(positions(activity) if loss.per_position else activity)
         yield goodness.view(len(activity) // count, -1).float()  # (1 + N, B), or images and positions
 

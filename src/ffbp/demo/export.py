@@ -2,6 +2,7 @@
 
 import base64
 from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -41,9 +42,10 @@ def describe(model: Algorithm, run: str) -> dict[str, Any]:
     }
     if not isinstance(small, ForwardForward):
         return described | {"head": _layer(small.stack.head), "ff": None}
-    normalization, embedding = small.passes.normalize.__name__, cast(LabelEmbedding, small.embedding)
+    normalize, embedding = cast(partial[Tensor], small.passes.normalize), cast(LabelEmbedding, small.embedding)
     of_ff = {
-        "normalization": normalization,
+        "normalization": normalize.func.__name__,
+        "normalizationPer": normalize.keywords["per"],
         "normalizeImages": small.passes.normalize_images,
         "goodness": small.layer_losses[0].goodness.__name__,
         "readout": small.readout,

@@ -94,9 +94,9 @@ function pooled({ shape: [channels, height, width], data }, size) {
   return { shape: [channels, rows, columns], data: output };
 }
 
-/** Divide by the root mean square ("rms") or the length ("l2") over the units, or over the channels at each place. */
-function normalized(kind, { shape, data }) {
-  const units = shape[0], places = data.length / units, output = new Float64Array(data.length);
+/** Divide by the root mean square ("rms") or the length ("l2") of all units, or per position of the channels there. */
+function normalized(kind, per, { shape, data }) {
+  const units = per === "position" ? shape[0] : data.length, places = data.length / units, output = new Float64Array(data.length);
   for (let place = 0; place < places; place++) {
     let sum = 0;
     for (let unit = 0; unit < units; unit++) sum += data[unit * places + place] ** 2;
@@ -150,9 +150,9 @@ function askBackprop(network, pixels) {
 }
 
 function askForwardForward(network, pixels) {
-  const { planes, size, covered, normalization, normalizeImages, readoutLayers } = network.ff;
+  const { planes, size, covered, normalization, normalizationPer, normalizeImages, readoutLayers } = network.ff;
   const patterns = network.patternProducts, blank = new Float64Array(planes * size * size);
-  blank.set(normalizeImages ? normalized("rms", { shape: [pixels.length], data: pixels }).data : pixels);
+  blank.set(normalizeImages ? normalized("rms", "layer", { shape: [pixels.length], data: pixels }).data : pixels);
   blank.fill(0, 0, covered); // where the label is written
   const image = product(network.layers[0], { shape: [planes, size, size], data: blank });
 
@@ -165,7 +165,7 @@ function askForwardForward(network, pixels) {
     return activitiesOf(network, { shape: image.shape, data });
   };
   const neutral = withLabels(patterns.map(() => 1 / patterns.length));
-  const seen = readoutLayers.map((k) => Array.from(normalized(normalization, neutral[k]).data)).flat();
+  const seen = readoutLayers.map((k) => Array.from(normalized(normalization, normalizationPer, neutral[k]).data)).flat();
   const logits = Array.from(product(network.head, { shape: [seen.length], data: seen }).data);
   if (!patterns.length) return { logits, goodness: null, layers: null, activities: neutral };
 
@@ -181,8 +181,9 @@ function askForwardForward(network, pixels) {
 /** The activity of each layer, given the product of the first: what the next one sees is normalised. */
 function activitiesOf(network, firstProduct) {
   const activities = [];
+  const { normalization, normalizationPer } = network.ff;
   network.layers.forEach((layer, k) => {
-    const given = k ? product(layer, normalized(network.ff.normalization, activities[k - 1])) : firstProduct;
+    const given = k ? product(layer, normalized(normalization, normalizationPer, activities[k - 1])) : firstProduct;
     activities.push(after(layer, given));
   });
   return activities;

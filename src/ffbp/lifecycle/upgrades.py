@@ -6,6 +6,7 @@ from typing import Any
 SETTINGS_ADDED_LATER: dict[str, dict[str, Any]] = {
     "ffbp.algorithms.ForwardForward": {
         "goodness_per": "layer",
+        "normalization_per": "position",
         "normalize_images": False,
         "peer_normalization": None,
         "peer_weight": 0.03,

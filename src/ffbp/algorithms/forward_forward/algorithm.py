@@ -1,6 +1,7 @@
 """The Forward-Forward algorithm: the losses of the layers and the softmax head, and how images are classified."""
 
 from collections.abc import Generator, Iterator, Mapping
+from functools import partial
 from math import prod
 from typing import Any, Literal, cast
 
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.forward_forward.contrast import Contrast, Drawn, Negatives
-from ffbp.algorithms.forward_forward.goodness import NORMALIZATION
+from ffbp.algorithms.forward_forward.goodness import NORMALIZATION, Per
 from ffbp.algorithms.forward_forward.labels import FirstProducts, LabelEmbedding, LabelEmbeddingName, make_embedding
 from ffbp.algorithms.forward_forward.layer_loss import MEASURES, LayerLoss
 from ffbp.algorithms.forward_forward.passes import Passes, ReadoutLayers, layer_numbers
@@ -40,7 +41,7 @@ class ForwardForward(Algorithm):
         schedule: how the learning rates change over the training.
         negatives: how negative data are made, see `contrast`.
         objective, alpha, goodness, goodness_per, threshold: what a layer minimises, see `layer_loss`.
-        normalization: of what the next layer sees, see `goodness`.
+        normalization, normalization_per: of what the next layer sees, see `goodness`.
         normalize_images: whether each image is divided by the root mean square of its pixels.
         peer_normalization, peer_weight, peer_momentum: how each unit's activity is kept close to its layer's mean, see
             `peers`; the weight is relative to sum_square, mean_square divides it by the number of activities.
@@ -69,9 +70,10 @@ class ForwardForward(Algorithm):
         objective: Literal["logistic", "margin", "linear"],
         alpha: Positive,
         goodness: Literal["sum_square", "mean_square"],
-        goodness_per: Literal["layer", "position"],
+        goodness_per: Per,
         threshold: Positive,
         normalization: Literal["rms", "l2"],
+        normalization_per: Per,
         normalize_images: bool,
         peer_normalization: Literal["hinton", "port"] | None,
         peer_weight: NonNegative,
@@ -106,7 +108,9 @@ class ForwardForward(Algorithm):
             self.embedding = make_embedding(label_embedding, self.stack, label_strength)
         else:
             self.embedding = LabelEmbedding(torch.zeros(0, *stack.image_shape))
-        self.passes = Passes(self.stack, self.embedding, NORMALIZATION[normalization], normalize_images)
+        self.passes = Passes(
+            self.stack, self.embedding, partial(NORMALIZATION[normalization], per=normalization_per), normalize_images
+        )
         self.whole_step = WholeStep(self._step)
 
     # -- training
@@ -160,10 +164,13 @@ class ForwardForward(Algorithm):
             logits = self.head(passes.features(products, self.readout_layers))
             yield cross_entropy(logits, batch.labels)
         measures: dict[str, Tensor] = {}
-        activity = batch.images
+        activity = shown = batch.images
         for k, block in enumerate(self.stack.blocks if any(learns) else []):
             with torch.set_grad_enabled(learns[k]):
-                product = passes.product(k, activity) if k else self.contrast(batch, products, logits.detach(), passes)
+                if k == 0:
+                    product, shown = self.contrast(batch, products, logits.detach(), passes)
+                else:
+                    product = passes.product(k, activity, shown)
                 mean_product = product[:count].mean(0) if self.peers else None  # before activations change it in place
                 activity = block.after(product)  # ((1 + N) * B, ...), positives first
                 measured = self.layer_losses[k](activity, count)
@@ -180,8 +187,8 @@ class ForwardForward(Algorithm):
         return self.plan.passed(group["layer"], elapsed)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        layers = [list(block.parameters()) for block in self.stack.blocks]
-        layers[0] += self.embedding.parameters()
+        labels = self.embedding.weights
+        layers = [[*block.parameters(), *labels[k : k + 1]] for k, block in enumerate(self.stack.blocks)]
         return parameter_groups(self.optimizer_settings, self.head_settings, layers, list(self.head.parameters()))
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
@@ -209,7 +216,7 @@ class ForwardForward(Algorithm):
 
     def activities(self, images: Tensor) -> Iterator[Tensor]:
         """Yield each layer's activity under the neutral label, first to last, shape (B, D) or (B, C, H, W)."""
-        return self.passes.activities(self.passes.neutral(self.passes.first(images)))
+        return self.passes.neutral(self.passes.first(images))
 
     def _read_out(self, name: str, products: FirstProducts) -> Tensor:
         """The logits of one read-out, shape (B, classes)."""

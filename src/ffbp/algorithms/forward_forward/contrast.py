@@ -43,21 +43,24 @@ class Contrast:
         self.kind, self.classes = kind, classes
         self.shows_labels = kind not in WITHOUT_LABELS
 
-    def __call__(self, batch: Batch, products: FirstProducts, logits: Tensor, passes: Passes) -> Tensor:
+    def __call__(self, batch: Batch, products: FirstProducts, logits: Tensor, passes: Passes) -> tuple[Tensor, Tensor]:
         """Compute the first layer's products with positives and, after them, N negatives of each: ((1 + N) * B, ...).
 
-        `products` and the softmax head's `logits` (B, classes) are the batch's; `passes` multiply any false images.
+        Also give the weights of the labels that they show, ((1 + N) * B, classes), all 0 if there are none. `products`
+        and the softmax head's `logits` (B, classes) are the batch's; `passes` multiply any false images.
         """
         if not self.shows_labels:
-            return torch.cat([products.images, passes.first(self.false_images(batch)).images])
+            both = torch.cat([products.images, passes.first(self.false_images(batch)).images])
+            return both, both.new_zeros(len(both), self.classes)
         shown = torch.cat([batch.labels.unsqueeze(0), self.false_labels(batch, logits)])  # (1 + N, B)
+        weights = one_hot(shown.flatten(), self.classes).to(products.labels.dtype)
         if torch.compiler.is_compiling():  # its threads would add up a lookup's gradient in any order
-            chosen = one_hot(shown, self.classes).to(products.labels.dtype) @ products.labels.flatten(1)
+            chosen = weights @ products.labels.flatten(1)
         else:
             chosen = embedding(shown, products.labels.flatten(1))  # (1 + N, B, numbers)
         patterns = chosen.view(len(shown), *products.images.shape)
         # a copy that is no view of another tensor: changing a view in place, as activations do, costs autograd five
-        return (products.images + patterns).flatten(0, 1).clone()
+        return (products.images + patterns).flatten(0, 1).clone(), weights
 
     def draw(self, batch: Batch) -> Tensor:
         """Draw all random numbers that the negatives of a batch need, shape (B, ...), see `Drawn`."""

@@ -3,8 +3,13 @@
 Activities have shape (B, D) or (B, C, H, W).
 """
 
+from typing import Literal
+
 from torch import Tensor
 from torch.linalg import vector_norm
+
+Per = Literal["layer", "position"]
+"""Of what something is the goodness or the length: a whole layer or each position of its maps, the same if dense."""
 
 
 def sum_square(activity: Tensor) -> Tensor:
@@ -25,26 +30,30 @@ def positions(activity: Tensor) -> Tensor:
     return activity.movedim(1, -1).flatten(0, -2)
 
 
-def rms(activity: Tensor, eps: float = 1e-8) -> Tensor:
-    """Divide by the root mean square over dimension 1: the units of a layer, or the channels at each position.
+def rms(activity: Tensor, per: Per = "position", eps: float = 1e-8) -> Tensor:
+    """Divide by the root mean square of a layer's units, or, per position of maps, of the channels there.
 
     `eps` is added to the mean square, so that a silent layer stays finite. Shape and precision do not change; the mean
     is in single precision or better.
 
     Source: Hinton 2022, section 2, and his Matlab code.
     """
-    scale = (_single(activity).square().mean(1, keepdim=True) + eps).rsqrt()  # (B, 1, ...)
+    scale = (_single(activity).square().mean(_dimensions(activity, per), keepdim=True) + eps).rsqrt()  # (B, 1, ...)
     return activity * scale.to(activity.dtype)
 
 
-def l2(activity: Tensor, eps: float = 1e-8) -> Tensor:
-    """Divide by the Euclidean length over dimension 1 plus `eps`; otherwise like `rms`.
+def l2(activity: Tensor, per: Per = "position", eps: float = 1e-8) -> Tensor:
+    """Divide by the Euclidean length plus `eps`; otherwise like `rms`.
 
     Source: the article, equation 9.
     """
     single = _single(activity)
-    length: Tensor = vector_norm(single, dim=1, keepdim=True)  # (B, 1, ...)
+    length: Tensor = vector_norm(single, dim=_dimensions(activity, per), keepdim=True)  # (B, 1, ...)
     return (single / (length + eps)).to(activity.dtype)
+
+
+def _dimensions(activity: Tensor, per: Per) -> tuple[int, ...]:
+    return (1,) if per == "position" else tuple(range(1, activity.dim()))
 
 
 def _single(activity: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Every embedding is affine in the label: embed(x, w) = blank(x) + sum_c w_c P_c, where P_c is the pattern of class c, and
 the weights w (B, classes) are one-hot for a label, or 1/classes each for the neutral label. A layer's product W is
 linear, so W embed(x, w) = W blank(x) + sum_c w_c W P_c: positives, negatives, the neutral label and all labels at once
-share one product of the image. `LabelUnits` has no patterns but learns what each label adds to that product.
+share one product of the image. `LabelUnits` has no patterns, but learns what each label adds to the products.
 
 Throughout, `image_shape` is channels, height and width, and `strength` the brightness of a label, where white is 1.
 """
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ffbp.algorithms.answering import evaluating
 from ffbp.errors import ConfigError
 from ffbp.models import Block, Stack
 
@@ -37,9 +38,13 @@ class LabelEmbedding(nn.Module):
         patterns: what each class adds to an image, shape (classes, C', H, W), or (0, C, H, W) to show no labels; the
             images' own channels are the first of the C'.
         covered: how many pixels are cleared for the label, row by row from the top, in all channels.
+
+    Attributes:
+        weights: of labels, one for each layer: none, since patterns are multiplied by the first layer's own.
     """
 
     patterns: Tensor
+    weights: Sequence[nn.Parameter] = ()
 
     def __init__(self, patterns: Tensor, covered: int = 0) -> None:
         super().__init__()
@@ -72,33 +77,42 @@ class LabelEmbedding(nn.Module):
         product = first.product(rows)  # (B + classes + 1, ...)
         return FirstProducts(product[:count], product[count:-1] - product[-1:])
 
+    def labelled(self, k: int, product: Tensor, weights: Tensor | None) -> Tensor:
+        """The product of a later layer as it is: only the first one sees the label."""
+        return product
+
 
 class LabelUnits(nn.Module):
-    """A unit for each class beside the image: the label's is as active as `strength`, the others are silent.
+    """A unit for each class beside the image, which every layer sees: the label's is on, the others are off.
 
-    Each has weights to all units of the first layer, to those of a convolution at every position. They are the first
-    layer's own, and learn as it does.
+    Each has a weight to every unit of every layer, in a convolution to every channel at every position.
 
     Args:
-        stack: whose first layer they lead to.
+        stack: whose layers see it.
         strength: activity of the label's unit.
+
+    Attributes:
+        weights: of the labels, one for each layer, shape (classes, ...): they learn with that layer.
     """
 
     def __init__(self, stack: Stack, strength: float = 1.0) -> None:
         super().__init__()
-        first, inputs = stack.blocks[0], math.prod(stack.image_shape)
-        with torch.no_grad():
-            units = first.product(torch.zeros(1, *stack.image_shape)).shape[1:]
-        if (numbers := stack.classes * math.prod(units)) > MOST_NUMBERS:
-            raise ValueError(f"needs {numbers:,} weights for {stack.classes} classes; use fourier or overlay")
-        bound = 1 / math.sqrt(inputs)  # as of a dense layer, whose inputs are pixels and labels alike
-        self.weight = nn.Parameter(torch.empty(stack.classes, *units).uniform_(-bound, bound))
-        self.strength = strength
+        self.strength, self.weights = strength, nn.ParameterList()
+        seen = torch.zeros(1, *stack.image_shape)
+        with torch.no_grad(), evaluating(stack):
+            for block in stack.blocks:
+                product = block.product(seen)
+                if (numbers := stack.classes * product.numel()) > MOST_NUMBERS:
+                    raise ValueError(f"needs {numbers:,} weights for {stack.classes} classes; use fourier or overlay")
+                bound = 1 / math.sqrt(seen.numel())  # as of a dense layer, to which labels are inputs like all others
+                weights = torch.empty(stack.classes, *product.shape[1:]).uniform_(-bound, bound)
+                self.weights.append(nn.Parameter(weights))
+                seen = block.after(product)
 
     def forward(self, images: Tensor, weights: Tensor) -> Tensor:
         """Images (B, C, H, W) with the units' activities as further channels, (B, C + classes, H, W), to be looked at.
 
-        `weights` (B, classes) are one-hot for a label, or 1/classes each for the neutral label.
+        `weights` (B, classes) are those of the labels, see above.
         """
         units = self.strength * weights[:, :, None, None].expand(-1, -1, *images.shape[2:])
         return torch.cat([images, units], 1)
@@ -106,7 +120,14 @@ class LabelUnits(nn.Module):
     def products(self, first: Block, images: Tensor) -> FirstProducts:
         """Multiply images (B, C, H, W) and labels by the weights of the first layer."""
         product = first.product(first.dropout(images))  # (B, ...)
-        return FirstProducts(product, self.strength * self.weight.to(product.dtype))
+        return FirstProducts(product, self.strength * self.weights[0].to(product.dtype))
+
+    def labelled(self, k: int, product: Tensor, weights: Tensor | None) -> Tensor:
+        """Add labels to the product (B, ...) of layer k; their weights are (B, classes), or (1, classes) for all images."""
+        assert weights is not None
+        added = self.strength * weights @ self.weights[k].flatten(1)  # (B, units)
+        labelled: Tensor = product + added.view(-1, *product.shape[1:]).to(product.dtype)
+        return labelled
 
 
 def channels(image_shape: Sequence[int], classes: int, strength: float = 1.0) -> LabelEmbedding:

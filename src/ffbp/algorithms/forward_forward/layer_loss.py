@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ffbp.algorithms.forward_forward.goodness import GOODNESS, positions
+from ffbp.algorithms.forward_forward.goodness import GOODNESS, Per, positions
 from ffbp.algorithms.forward_forward.objectives import linear, logistic, margin
 
 MEASURES = ("loss", "goodness_pos", "goodness_neg", "separation")
@@ -31,7 +31,7 @@ class LayerLoss(nn.Module):
         objective: Literal["logistic", "margin", "linear"],
         alpha: float,
         goodness: Literal["sum_square", "mean_square"],
-        per: Literal["layer", "position"],
+        per: Per,
         threshold: float,
     ) -> None:
         super().__init__()

@@ -42,38 +42,46 @@ class Passes:
             images = rms(images.flatten(1)).view_as(images)
         return self.embedding.products(self.stack.blocks[0], images)
 
-    def product(self, k: int, below: Tensor) -> Tensor:
-        """The product of layer k >= 1 with the activity (B, ...) of the layer below, detached and normalised."""
+    def product(self, k: int, below: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The product of layer k >= 1 with the activity (B, ...) of the layer below, detached and normalised.
+
+        `labels` are the weights of the labels that are shown, (B, classes), or (1, classes) for all images; an embedding
+        that shows them to the first layer only needs none.
+        """
         block = self.stack.blocks[k]
-        return block.product(block.dropout(self.seen_above(below)))
+        return self.embedding.labelled(k, block.product(block.dropout(self.seen_above(below))), labels)
 
     def seen_above(self, activity: Tensor) -> Tensor:
         """What a layer or a read-out above sees of an activity: detached, normalised, in the activity's precision."""
         return self.normalize(activity.detach())
 
-    def activities(self, product: Tensor) -> Iterator[Tensor]:
-        """Yield the activity (B, ...) of each layer, given the product (B, ...) of the first."""
+    def activities(self, product: Tensor, labels: Tensor) -> Iterator[Tensor]:
+        """Yield the activity (B, ...) of each layer, given the first one's product (B, ...) and labels, see `product`."""
         activity = product
         for k, block in enumerate(self.stack.blocks):
-            activity = block.after(self.product(k, activity) if k else product)
+            activity = block.after(self.product(k, activity, labels) if k else product)
             yield activity
 
-    def neutral(self, products: FirstProducts) -> Tensor:
-        """The first layer's product under the neutral label, shape (B, ...)."""
-        return products.images + products.labels.sum(0) / self.stack.classes
+    def neutral(self, products: FirstProducts) -> Iterator[Tensor]:
+        """Yield the activity (B, ...) of each layer under the neutral label."""
+        classes = self.stack.classes
+        labels = products.images.new_full((1, classes), 1 / classes)
+        return self.activities(products.images + products.labels.sum(0) / classes, labels)
 
     @torch.no_grad()
     def features(self, products: FirstProducts, layers: Sequence[int]) -> Tensor:
         """The normalised activities of `layers` under the neutral label, side by side, shape (B, features)."""
-        neutral = self.activities(self.neutral(products))
-        chosen = [self.seen_above(h).flatten(1) for k, h in enumerate(neutral) if k in layers]
+        chosen = [self.seen_above(h).flatten(1) for k, h in enumerate(self.neutral(products)) if k in layers]
         return torch.cat(chosen, 1)
 
     def label_goodness(self, products: FirstProducts, goodness: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The goodness of each image under each label, for each layer a tensor of shape (B, classes)."""
-        labelled = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (B * classes, ...)
-        shape = products.images.shape[0], products.labels.shape[0]
-        return [goodness(activity).view(shape) for activity in self.activities(labelled)]
+        count, classes = products.images.shape[0], products.labels.shape[0]
+        product = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (B * classes, ...)
+        labels = torch.eye(classes, dtype=product.dtype, device=product.device).repeat(
+            count, 1
+        )  # (B * classes, classes)
+        return [goodness(activity).view(count, classes) for activity in self.activities(product, labels)]
 
 
 def layer_numbers(chosen: ReadoutLayers, depth: int) -> list[int]:
