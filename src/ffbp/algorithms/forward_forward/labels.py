@@ -123,7 +123,7 @@ class LabelUnits(nn.Module):
         return FirstProducts(product, self.strength * self.weights[0].to(product.dtype))
 
     def labelled(self, k: int, product: Tensor, weights: Tensor | None) -> Tensor:
-        """Add labels to the product (B, ...) of layer k; their weights are (B, classes), or (1, classes) for all images."""
+        """Add labels, of weights (B, classes) or (1, classes) for all images, to the product (B, ...) of layer k."""
         assert weights is not None
         added = self.strength * weights @ self.weights[k].flatten(1)  # (B, units)
         labelled: Tensor = product + added.view(-1, *product.shape[1:]).to(product.dtype)

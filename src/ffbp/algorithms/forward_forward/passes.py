@@ -45,8 +45,8 @@ class Passes:
     def product(self, k: int, below: Tensor, labels: Tensor | None = None) -> Tensor:
         """The product of layer k >= 1 with the activity (B, ...) of the layer below, detached and normalised.
 
-        `labels` are the weights of the labels that are shown, (B, classes), or (1, classes) for all images; an embedding
-        that shows them to the first layer only needs none.
+        `labels` are the weights of the labels that are shown, (B, classes), or (1, classes) for all images. An
+        embedding that shows them to the first layer alone needs none.
         """
         block = self.stack.blocks[k]
         return self.embedding.labelled(k, block.product(block.dropout(self.seen_above(below))), labels)
@@ -56,7 +56,7 @@ class Passes:
         return self.normalize(activity.detach())
 
     def activities(self, product: Tensor, labels: Tensor) -> Iterator[Tensor]:
-        """Yield the activity (B, ...) of each layer, given the first one's product (B, ...) and labels, see `product`."""
+        """Yield the activity (B, ...) of each layer, given the first one's product (B, ...) and `labels` as above."""
         activity = product
         for k, block in enumerate(self.stack.blocks):
             activity = block.after(self.product(k, activity, labels) if k else product)
