@@ -26,7 +26,9 @@ sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
   for name in ff_negatives ff_threshold ff_readout ff_label ff_peers; do
     sweep "$name" "+sweep=$name" seed=0,1,2
   done
-  for name in hinton_local conv_ff hinton_unsupervised self_contrastive; do sweep "$name" "experiment=$name" seed=0,1,2; done
+  for name in hinton_local conv_ff conv_ff_labels hinton_unsupervised self_contrastive; do
+    sweep "$name" "experiment=$name" seed=0,1,2
+  done
 } &
 for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name" seed=0,1,2; done
 .venv/bin/python results/readouts.py logs/results/hinton_shifts

@@ -75,12 +75,14 @@ HINTON = {
         "4x2000, hybrids, Hinton; with blends and shifts of two pixels 1.3, Chen et al. (arXiv:2409.11593)",
     ),
     "hinton_local": ("unsupervised, local receptive fields", "1.16", "60 epochs, Hinton"),
-    "conv_ff": (
-        "convolutional, shifts",
+    "conv_ff": ("convolutional, hybrids, shifts", "0.84", "with labels, see below"),
+    "conv_ff_labels": (
+        "convolutional, labels, shifts",
         "0.84",
         "3 x 128 maps, 7x7 windows, 200 epochs, Scodellaro et al. (arXiv:2312.14924)",
     ),
 }
+CONTROLS = {"conv_ff_labels": "conv_ff_bp"}  # others have one of their own, of the same name with _bp
 ABLATIONS = {  # the setting across, the setting down
     "ff_negatives": ("algo.objective", "algo.negatives"),
     "ff_threshold": ("algo.threshold", "algo.goodness"),
@@ -145,7 +147,7 @@ def hinton_table() -> str:
     columns += ("backprop control", "published", "set-up and source of the published figure")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, (what, published, source) in HINTON.items():
-        [group, *_], [control, *_] = read(name) or [None], read(f"{name}_bp") or [None]
+        [group, *_], [control, *_] = read(name) or [None], read(CONTROLS.get(name, f"{name}_bp")) or [None]
         cells = [
             f"**{what}**, `{name}`",
             readout_error(group, "softmax") if group else "not run",

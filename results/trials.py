@@ -37,6 +37,7 @@ PAIRS = {  # an experiment, its control, and the dropout that is searched
     "self_contrastive": ("self_contrastive_bp", "model.input_dropout"),
     "hinton_local": ("hinton_local_bp", "model.dropout"),
     "conv_ff": ("conv_ff_bp", "model.dropout"),
+    "conv_ff_labels": ("conv_ff_bp", "model.dropout"),
     "fashion_ff": ("fashion_bp", "model.input_dropout"),
 }
 BRIGHTNESS = ("1", "2", "4", "8")  # of the label, where white is 1

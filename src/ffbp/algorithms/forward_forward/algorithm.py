@@ -164,13 +164,13 @@ class ForwardForward(Algorithm):
             logits = self.head(passes.features(products, self.readout_layers))
             yield cross_entropy(logits, batch.labels)
         measures: dict[str, Tensor] = {}
-        activity = shown = batch.images
+        activity = batch.images
+        if any(learns):
+            with torch.set_grad_enabled(learns[0]):
+                first, shown = self.contrast(batch, products, logits.detach(), passes)
         for k, block in enumerate(self.stack.blocks if any(learns) else []):
             with torch.set_grad_enabled(learns[k]):
-                if k == 0:
-                    product, shown = self.contrast(batch, products, logits.detach(), passes)
-                else:
-                    product = passes.product(k, activity, shown)
+                product = passes.product(k, activity, shown) if k else first
                 mean_product = product[:count].mean(0) if self.peers else None  # before activations change it in place
                 activity = block.after(product)  # ((1 + N) * B, ...), positives first
                 measured = self.layer_losses[k](activity, count)
