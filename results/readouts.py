@@ -1,6 +1,6 @@
 """Which read-out makes fewer errors on validation images, shifted in nine ways: results/readouts.json.
 
-python results/readouts.py logs/results/hinton_shifts
+python results/readouts.py logs/results/hinton_shifts logs/results/conv_ff_labels
 """
 
 import json
@@ -15,7 +15,8 @@ import ffbp
 from ffbp.build import build
 from ffbp.data.batches import ShiftedImages
 
-SHIFTS = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2))  # pixels down and right
+NEAR = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))  # pixels down and right
+SHIFTS = {reach: (*NEAR, (reach, 0), (-reach, 0), (0, reach), (0, -reach)) for reach in (1, 2)}  # by those in training
 PART = 500
 
 
@@ -26,9 +27,10 @@ def errors(run: Path) -> list[dict[str, object]]:
     place = os.environ.get("FFBP_DATA_DIR", "data")
     data = build("data", model.settings["data"] | {"data_dir": place}, seed=0)
     assert data.val is not None
-    images, labels = ShiftedImages(data.val.images, reach=2), data.val.labels
+    reach = model.settings["data"]["shift"]
+    images, labels = ShiftedImages(data.val.images, reach=reach), data.val.labels
     rows = []
-    for shift in SHIFTS:
+    for shift in SHIFTS[reach]:
         wrong: Counter[str] = Counter()
         for part in torch.split(torch.arange(len(labels)), PART):
             shifted = images.take(part, torch.tensor(shift).expand(len(part), 2))  # (PART, 1, 28, 28)
@@ -42,13 +44,15 @@ def errors(run: Path) -> list[dict[str, object]]:
     return rows
 
 
-def main(sweep: str) -> None:
-    rows = [row for run in sorted(Path(sweep).glob("*_*")) for row in errors(run)]
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name not in ("seed", "shift")}
-    content = {"command": f"python results/readouts.py {sweep}", "error": means, "rows": rows}
+def main(*sweeps: str) -> None:
     path = Path(__file__).with_suffix(".json")
+    content = json.loads(path.read_text()) if path.exists() else {}
+    for sweep in map(Path, sweeps):
+        rows = [row for run in sorted(sweep.glob("*seed=*")) for row in errors(run)]
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name not in ("seed", "shift")}
+        content[sweep.name] = {"command": f"python results/readouts.py {sweep}", "error": means, "rows": rows}
+        print(f"{sweep.name}: {means}")
     path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{path}: {means}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
   done
 } &
 for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name" seed=0,1,2; done
-.venv/bin/python results/readouts.py logs/results/hinton_shifts
 for name in hinton_supervised hinton_shifts hinton_unsupervised self_contrastive hinton_local conv_ff; do
   sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
 done
@@ -54,4 +53,5 @@ done
 for network in mlp cnn; do .venv/bin/python results/ledger.py tune "$network"; done
 for table in mnist_mlp mnist_cnn fashion_mlp; do .venv/bin/python results/ledger.py run "$table"; done
 wait
+.venv/bin/python results/readouts.py logs/results/hinton_shifts logs/results/conv_ff_labels
 .venv/bin/python results/tables.py
