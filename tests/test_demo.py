@@ -75,13 +75,6 @@ MODELS = {
     "ff on an mlp": ("algo=ff",),
     "ff on three layers": ("algo=ff", "model.widths=[16,14,12]", "algo.goodness=sum_square", "algo.normalization=l2"),
     "ff with batch norm": ("algo=ff", "model.widths=[16,14]", "model.batch_norm=true", "algo.readout=goodness"),
-    "bp on convolutions": (
-        "algo=bp",
-        "model=conv",
-        "model.pools=[2,1,1]",
-        "model.strides=[1,2,1]",
-        "model.batch_norm=true",
-    ),
     "ff on a cnn, waves": ("algo=ff", "model=cnn"),
     "ff on a cnn, planes": ("algo=ff", "model=cnn", "algo.label_embedding=channels", "algo.label_strength=0.5"),
     "ff on a cnn, normalised by layer": ("algo=ff", "model=cnn", "algo.normalization_per=layer"),
