@@ -268,7 +268,7 @@ def test_every_choice_trains(choice, tmp_path):
     [
         "label_embedding=channels",
         "label_embedding=units",
-        "normalization_per=layer",
+        "normalization_per=position",
         "goodness_per=position",
         "peer_normalization=hinton",
     ],
@@ -292,6 +292,17 @@ def test_goodness_per_position_is_the_mean_of_every_positions_own_objective():
     for loss, real, fake in zip(losses, positive, negative, strict=True):
         gap = real.square().mean(1) - fake.square().mean(1)  # (B, H, W)
         torch.testing.assert_close(loss, torch.log1p(torch.exp(-4 * gap)).mean())
+
+
+@pytest.mark.parametrize("per", ["layer", "position"])
+def test_by_default_a_layer_hides_from_the_next_what_it_is_judged_by(per):
+    passes = fresh("algo=ff", *SMALL_MODELS["conv"], f"algo.goodness_per={per}").passes
+    maps = torch.rand(2, 3, 4, 4)
+    squares = passes.seen_above(maps).square()
+    where = (1, 2, 3) if per == "layer" else (1,)
+    torch.testing.assert_close(squares.mean(where), torch.ones_like(squares.mean(where)))
+    if per == "layer":  # one factor for an image: nothing else is hidden
+        torch.testing.assert_close(squares / squares.mean(where, True), maps.square() / maps.square().mean(where, True))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ MODELS = {
     "ff with batch norm": ("algo=ff", "model.widths=[16,14]", "model.batch_norm=true", "algo.readout=goodness"),
     "ff on a cnn, waves": ("algo=ff", "model=cnn"),
     "ff on a cnn, planes": ("algo=ff", "model=cnn", "algo.label_embedding=channels", "algo.label_strength=0.5"),
-    "ff on a cnn, normalised by layer": ("algo=ff", "model=cnn", "algo.normalization_per=layer"),
+    "ff on a cnn, normalised by position": ("algo=ff", "model=cnn", "algo.normalization_per=position"),
     "ff without labels": ("algo=ff", "algo.negatives=hybrid", "model.activation=sigmoid"),
     "ff on normalised images": ("algo=ff", "algo.normalize_images=true"),
 }

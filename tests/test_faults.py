@@ -244,6 +244,17 @@ def test_a_setting_that_came_later_is_filled_in_as_it_was(monkeypatch):
     assert "new" not in old["algo"]
 
 
+@pytest.mark.parametrize(
+    ("model", "goodness_per", "normalization_per"),
+    [("cnn", "layer", "position"), ("cnn", "position", None), ("mlp", "layer", None)],
+)
+def test_maps_of_an_earlier_run_are_normalised_as_they_were(model, goodness_per, normalization_per):
+    algo = {"_target_": "ffbp.algorithms.ForwardForward", "label_embedding": None, "goodness_per": goodness_per}
+    old = {"algo": algo, "model": {"_target_": f"ffbp.models.{model}"}}
+    new = upgrades.upgrade_settings(old)["algo"]
+    assert new["normalization_per"] == normalization_per  # None: that of goodness_per
+
+
 def test_a_later_format_is_refused(tmp_path):
     content = read_checkpoint(FIXTURES / "bp" / "checkpoints" / "last.ckpt")
     write_checkpoint(tmp_path / "new.ckpt", content | {"ffbp": content["ffbp"] | {"format": FORMAT + 1}})

@@ -34,12 +34,19 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, part in settings.items():
         if isinstance(part, dict) and str(part.get("_target_")) in SETTINGS_ADDED_LATER:
             upgraded[name] = _filled_in(SETTINGS_ADDED_LATER[part["_target_"]], part)
-    embedding = settings["algo"].get("label_embedding", "fourier")
-    if embedding is None and settings["model"].get("_target_") == "ffbp.models.mlp":
-        embedding = "overlay"
-    if embedding == "overlay" and "goodness_per" not in settings["algo"]:
-        upgraded["algo"]["label_strength"] = None  # it was that of fourier's waves alone
+    if settings["algo"].get("_target_") == "ffbp.algorithms.ForwardForward":
+        _keep_meaning(upgraded["algo"], settings["algo"], dense=settings["model"].get("_target_") == "ffbp.models.mlp")
     return upgraded
+
+
+def _keep_meaning(algo: dict[str, Any], before: Mapping[str, Any], *, dense: bool) -> None:
+    """Set what meant something else `before` in Forward-Forward, on a dense first layer or on maps."""
+    embedding = before.get("label_embedding", "fourier")
+    overlay = embedding == "overlay" or (embedding is None and dense)
+    if overlay and "goodness_per" not in before:
+        algo["label_strength"] = None  # it was that of fourier's waves alone
+    if "normalization_per" not in before and (dense or algo["goodness_per"] == "position"):
+        algo["normalization_per"] = None  # is position there
 
 
 def _filled_in(added: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class ForwardForward(Algorithm):
         schedule: how the learning rates change over the training.
         negatives: how negative data are made, see `contrast`.
         objective, alpha, goodness, goodness_per, threshold: what a layer minimises, see `layer_loss`.
-        normalization, normalization_per: of what the next layer sees, see `goodness`.
+        normalization, normalization_per: of what the next layer sees, see `goodness`; a `normalization_per` of None is
+            that of `goodness_per`, so that a layer hides what it is judged by, and no more.
         normalize_images: whether each image is divided by the root mean square of its pixels.
         peer_normalization, peer_weight, peer_momentum: how each unit's activity is kept close to its layer's mean, see
             `peers`; the weight is relative to sum_square, mean_square divides it by the number of activities.
@@ -73,7 +74,7 @@ class ForwardForward(Algorithm):
         goodness_per: Per,
         threshold: Positive,
         normalization: Literal["rms", "l2"],
-        normalization_per: Per,
+        normalization_per: Per | None,
         normalize_images: bool,
         peer_normalization: Literal["hinton", "port"] | None,
         peer_weight: NonNegative,
@@ -108,9 +109,8 @@ class ForwardForward(Algorithm):
             self.embedding = make_embedding(label_embedding, self.stack, label_strength)
         else:
             self.embedding = LabelEmbedding(torch.zeros(0, *stack.image_shape))
-        self.passes = Passes(
-            self.stack, self.embedding, partial(NORMALIZATION[normalization], per=normalization_per), normalize_images
-        )
+        normalize = partial(NORMALIZATION[normalization], per=normalization_per or goodness_per)
+        self.passes = Passes(self.stack, self.embedding, normalize, normalize_images)
         self.whole_step = WholeStep(self._step)
 
     # -- training
