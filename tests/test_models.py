@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import fresh, settings
 from torch import nn
+from torch.nn.functional import conv2d, max_pool2d
 
 from ffbp.build import build
 from ffbp.errors import ConfigError
@@ -64,6 +65,18 @@ def test_units_start_in_gaussian_windows_that_lie_in_the_image():
         # its greatest value is within half a pixel of its middle, which is three pixels or more from the edge
         assert all(3 <= place <= 24 for place in window.amax(1).argmax(1))
     assert len(windows.flatten(1).argmax(1).unique()) > 60  # each unit has a place of its own
+
+
+def test_dense_layers_may_follow_convolutions():
+    small = ("model.channels=[4]", "model.kernel_sizes=[5]", "model.strides=[2]", "model.pools=[2]")
+    network = stack("model=conv", *small, "model.widths=[7,3]", "model.dropout=0.5").eval()
+    assert network.activity_shapes() == [(4, 7, 7), (7,), (3,)]
+    assert [block.dropout.p for block in network.blocks] == [0, 0.5, 0.5]
+    first, second, third, head = (block.affine for block in (*network.blocks, network.head))
+    images = torch.rand(3, 1, 28, 28)
+    maps = max_pool2d(conv2d(images, first.weight, first.bias, stride=2, padding=2).relu(), 2)
+    units = (maps.flatten(1) @ second.weight.T + second.bias).relu() @ third.weight.T + third.bias
+    torch.testing.assert_close(network(images), units.relu() @ head.weight.T + head.bias)
 
 
 def test_dropout_drops_in_training_only():

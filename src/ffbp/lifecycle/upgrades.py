@@ -16,8 +16,8 @@ SETTINGS_ADDED_LATER: dict[str, dict[str, Any]] = {
     },
     "ffbp.algorithms.Backprop": {"loss": "cross_entropy"},
     "ffbp.models.cnn": {"batch_norm": False},
-    "ffbp.models.conv": {"pools": None, "batch_norm": False},
-    "ffbp.models.local": {"batch_norm": False},
+    "ffbp.models.conv": {"pools": None, "widths": None, "batch_norm": False},
+    "ffbp.models.local": {"widths": None, "batch_norm": False},
     "ffbp.models.mlp": {"initial_window": None},
     "ffbp.data.ImageData": {"data_dir": None},  # in checkpoints, where it is left open
 }

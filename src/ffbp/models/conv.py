@@ -9,7 +9,7 @@ from ffbp.errors import ConfigError
 from ffbp.models.batch_norm import BatchNorm
 from ffbp.models.local_layer import LocalConv2d
 from ffbp.models.stack import Block, Stack
-from ffbp.settings import Counts, Probability, checked
+from ffbp.settings import Count, Counts, Probability, checked
 
 
 @checked
@@ -24,6 +24,7 @@ def conv(
     input_dropout: Probability,
     dropout: Probability,
     batch_norm: bool = False,
+    widths: list[Count] | None = None,
     shared_weights: bool = True,
 ) -> Stack:
     """Build convolutions with strides or pooling; the windows are wide enough to see an embedded label.
@@ -36,6 +37,7 @@ def conv(
         pools: height and width of the windows of each layer's max pooling, which halves the maps: even, above 2 they
             overlap; 1 for no pooling in a layer, None for none in any.
         batch_norm: normalise each product over the batch and its positions, before the activation.
+        widths: units of each dense layer that follows the convolutions; None for no such layer.
         shared_weights: False for the layers of `local`.
 
     Raises:
@@ -73,6 +75,11 @@ def conv(
         norm = [BatchNorm(maps)] if batch_norm else []
         blocks.append(Block(affine, *norm, nn.ReLU(inplace=True), *pooling, dropout=drop))
         below, drop = maps, dropout
+    inputs = below * height * width
+    for units in widths or []:
+        norm = [BatchNorm(units)] if batch_norm else []
+        blocks.append(Block(nn.Linear(inputs, units), *norm, nn.ReLU(inplace=True), dropout=drop))
+        inputs, drop = units, dropout
     return Stack(blocks, image_shape=image_shape, classes=classes, dropout=dropout)
 
 
