@@ -77,7 +77,7 @@ def accuracies(row: dict[str, Any], readout: str) -> list[float]:
 def ingredients_table() -> str:
     """The rows as a table, in the order of `recipes`; the whole recipe first."""
     found = json.loads(FILE.read_text())["rows"] if FILE.exists() else {}
-    lines = ["| validation accuracy, %; seeds: 3 | by softmax | by goodness | learning rate |", "|---|---|---|---|"]
+    lines = ["| validation accuracy, %; 3 seeds | by softmax | by goodness | learning rate |", "|---|---|---|---|"]
     for name in recipes():
         if name in found:
             cells = [spread(accuracies(found[name], readout)) for readout in READOUTS]

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ingredients import ingredients_table
@@ -116,14 +116,22 @@ def new_seed(group: Group, metric: str) -> str:
     return f"{low:.2f} to {high:.2f}" if low > -math.inf else ""
 
 
-def experiments_table(corner: str, names: Mapping[str, str]) -> str:
+def experiments_table(data: str, names: Mapping[str, str]) -> str:
     groups = {names[name]: read(name) for name in names}
+    corner = f"{data}, {seeds_of(found[0] for found in groups.values() if found)}"
     lines = [line(name, found[0]) if found else f"| {name} | not run | | | | | |" for name, found in groups.items()]
     return "\n".join([HEAD.format(corner), *lines])
 
 
+def seeds_of(groups: Iterable[Group]) -> str:
+    """How many seeds the groups have, in words."""
+    return " or ".join(str(count) for count in sorted({len(group.runs) for group in groups})) + " seeds"
+
+
 def cells_table() -> str:
-    return "\n".join([HEAD.format("two epochs, batch 100"), *(line(group.label, group) for group in read("cells"))])
+    groups = read("cells")
+    corner = f"two epochs, batch 100, {seeds_of(groups)}"
+    return "\n".join([HEAD.format(corner), *(line(group.label, group) for group in groups)])
 
 
 def percent(group: Group | None, metric: str, *, error: bool = False) -> str:
@@ -172,8 +180,7 @@ def ablation_table(name: str, across: str, down: str | None) -> str:
         return f"`{name}`: not run"
     swept = OmegaConf.load(ROOT / "conf" / "sweep" / f"{name}.yaml").hydra.sweeper.params
     columns, rows = str(swept[across]).split(","), str(swept[down]).split(",") if down else [None]
-    seeds = sorted({len(group.runs) for group in cells.values()})
-    corner = f"`{across}`; seeds: {' or '.join(map(str, seeds))}"
+    corner = f"`{across}`; {seeds_of(cells.values())}"
     lines = [f"| {corner} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row_name in rows:
         for readout in ("goodness", "softmax"):
@@ -201,8 +208,8 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    paper = "\n".join([experiments_table("MNIST, three seeds", NAMES), *PUBLISHED])
-    tables = {"paper": paper, "fashion": experiments_table("Fashion-MNIST, three seeds", FASHION)}
+    paper = "\n".join([experiments_table("MNIST", NAMES), *PUBLISHED])
+    tables = {"paper": paper, "fashion": experiments_table("Fashion-MNIST", FASHION)}
     tables |= {"hinton": hinton_table(), "cells": cells_table(), "trials": trials_table()}
     tables["ingredients"] = ingredients_table()
     tables |= {name: make() for name, make in SPEED.items()}
