@@ -250,9 +250,9 @@ def test_a_setting_that_came_later_is_filled_in_as_it_was(monkeypatch):
 )
 def test_maps_of_an_earlier_run_are_normalised_as_they_were(model, goodness_per, normalization_per):
     algo = {"_target_": "ffbp.algorithms.ForwardForward", "label_embedding": None, "goodness_per": goodness_per}
-    old = {"algo": algo, "model": {"_target_": f"ffbp.models.{model}"}}
-    new = upgrades.upgrade_settings(old)["algo"]
-    assert new["normalization_per"] == normalization_per  # None: that of goodness_per
+    for old in (algo, algo | {"normalization_per": "position"}):
+        new = upgrades.upgrade_settings({"algo": old, "model": {"_target_": f"ffbp.models.{model}"}})["algo"]
+        assert new["normalization_per"] == normalization_per  # None: that of goodness_per
 
 
 def test_a_later_format_is_refused(tmp_path):

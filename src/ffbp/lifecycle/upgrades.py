@@ -45,8 +45,8 @@ def _keep_meaning(algo: dict[str, Any], before: Mapping[str, Any], *, dense: boo
     overlay = embedding == "overlay" or (embedding is None and dense)
     if overlay and "goodness_per" not in before:
         algo["label_strength"] = None  # it was that of fourier's waves alone
-    if "normalization_per" not in before and (dense or algo["goodness_per"] == "position"):
-        algo["normalization_per"] = None  # is position there
+    if algo["normalization_per"] == "position" and (dense or algo["goodness_per"] == "position"):
+        algo["normalization_per"] = None  # the same there
 
 
 def _filled_in(added: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
