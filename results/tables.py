@@ -49,7 +49,7 @@ NAMES = {
 FASHION = {
     "fashion_ff": "**Forward-Forward, 784-128** (`fashion_ff`)",
     "fashion_bp": "backprop, 784-128-10, control of `fashion_ff`",
-    "fashion_groups": "**class groups, three convolutions and a dense layer**, shifts (`fashion_groups`)",
+    "fashion_groups": "**class groups, three convolutions and a dense layer** (`fashion_groups`)",
     "fashion_groups_bp": "backprop, control of `fashion_groups`",
 }
 CURVES = {  # in the picture of accuracy
