@@ -50,7 +50,7 @@ FASHION = {
     "fashion_ff": "**Forward-Forward, 784-128** (`fashion_ff`)",
     "fashion_bp": "backprop, 784-128-10, control of `fashion_ff`",
     "fashion_groups": "**class groups, three convolutions and a dense layer** (`fashion_groups`)",
-    "fashion_groups_bp": "backprop, control of `fashion_groups`",
+    "fashion_groups_bp": "backprop, control of `fashion_groups`, shifts",
 }
 CURVES = {  # in the picture of accuracy
     "paper_bp": "backprop, the article's CNN, shifts",
