@@ -13,16 +13,16 @@ sweep() { # name, then what follows `python train.py -m`
 }
 
 {
-  sweep paper_ff experiment=paper_ff seed=0,1,2,3,4
-  sweep paper_ff_shifts experiment=paper_ff_shifts seed=0,1,2,3,4
-  sweep control_bp experiment=control_bp seed=0,1,2,3,4
+  sweep paper_ff experiment=paper_ff seed=0,1,2
+  sweep paper_ff_shifts experiment=paper_ff_shifts seed=0,1,2
+  sweep control_bp experiment=control_bp seed=0,1,2
 } &
-sweep paper_bp experiment=paper_bp seed=0,1,2,3,4
-for name in fashion_ff fashion_bp; do sweep "$name" "experiment=$name" seed=0,1,2,3,4; done
+sweep paper_bp experiment=paper_bp seed=0,1,2
+for name in fashion_ff fashion_bp; do sweep "$name" "experiment=$name" seed=0,1,2; done
 for name in fashion_groups fashion_groups_bp; do sweep "$name" "experiment=$name" seed=0,1,2; done
-sweep control_bp_shifts experiment=control_bp_shifts seed=0,1,2,3,4
-sweep cells algo=bp,ff model=cnn,mlp trainer.max_epochs=2 seed=0,1,2,3,4
-sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2,3,4
+sweep control_bp_shifts experiment=control_bp_shifts seed=0,1,2
+sweep cells algo=bp,ff model=cnn,mlp trainer.max_epochs=2 seed=0,1,2
+sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
 {
   for name in ff_negatives ff_threshold ff_readout ff_label ff_peers; do
     sweep "$name" "+sweep=$name" seed=0,1,2
