@@ -22,6 +22,7 @@ for name in fashion_ff fashion_bp; do sweep "$name" "experiment=$name" seed=0,1,
 for name in fashion_groups fashion_groups_bp; do sweep "$name" "experiment=$name" seed=0,1,2; done
 sweep control_bp_shifts experiment=control_bp_shifts seed=0,1,2
 sweep cells algo=bp,ff model=cnn,mlp trainer.max_epochs=2 seed=0,1,2
+sweep cells_position algo=ff model=cnn algo.normalization_per=position trainer.max_epochs=2 seed=0,1,2
 sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
 {
   for name in ff_negatives ff_threshold ff_readout ff_label ff_peers; do
