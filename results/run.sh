@@ -13,11 +13,11 @@ sweep() { # name, then what follows `python train.py -m`
 }
 
 {
-  sweep paper_ff experiment=paper_ff seed=0,1,2
+  sweep paper_ff experiment=paper_ff seed=0,1,2,3,4
   sweep paper_ff_shifts experiment=paper_ff_shifts seed=0,1,2
-  sweep control_bp experiment=control_bp seed=0,1,2
+  sweep control_bp experiment=control_bp seed=0,1,2,3,4
 } &
-sweep paper_bp experiment=paper_bp seed=0,1,2
+sweep paper_bp experiment=paper_bp seed=0,1,2,3,4
 for name in fashion_ff fashion_bp; do sweep "$name" "experiment=$name" seed=0,1,2; done
 for name in fashion_groups fashion_groups_bp; do sweep "$name" "experiment=$name" seed=0,1,2; done
 sweep control_bp_shifts experiment=control_bp_shifts seed=0,1,2
