@@ -26,7 +26,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn.functional import dropout
 
 from ffbp.algorithms import Algorithm, ForwardForward
 from ffbp.algorithms.forward_forward.contrast import WITHOUT_LABELS
@@ -102,11 +101,11 @@ class SeedsAtOnce:
             loader.images = self.loaders[0].images  # which all read
 
         self.rule = self.rules[0]
-        self.input_dropout = self.rule.stack.blocks[0].dropout.p
-        self.rule.stack.blocks[0].dropout.p = 0.0  # done beforehand, see `take_step`
+        first = self.rule.stack.blocks[0]
+        self.input_dropout, first.dropout = first.dropout, nn.Dropout(0.0)  # it is done beforehand, see `take_step`
         if any(isinstance(part, nn.Dropout) and part.p for part in self.rule.modules()):
             raise ConfigError("model.dropout: with several seeds at once, only input_dropout is possible.")
-        if self.input_dropout and settings["algo"].get("negatives") in WITHOUT_LABELS:  # dropped after mixing
+        if self.input_dropout.p and settings["algo"].get("negatives") in WITHOUT_LABELS:  # dropped after mixing
             raise ConfigError("model.input_dropout: with several seeds at once, not for negatives without labels.")
         self.rule.record = lambda *measured: None  # it adds up numbers of one run
         labels, two = self.loaders[0].labels[:2], slice(0, 2)
@@ -133,7 +132,7 @@ class SeedsAtOnce:
     def _dropped(self, batch: Batch) -> Tensor:
         """A batch's images after the dropout that the single run has: (B, C, H, W)."""
         self.rule.seed_modules(batch)
-        return dropout(batch.images, self.input_dropout) if self.input_dropout else batch.images
+        return self.input_dropout(batch.images)
 
     def take_step(self, batches: Sequence[Batch]) -> Tensor:
         """Take a step with a batch of each seed, all of one size; returns the losses, (S,)."""

@@ -8,10 +8,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import ROOT, settings
-from torch.nn.functional import dropout
 
 from ffbp.data.draws import stream_seed
 from ffbp.lifecycle import train as run
+from ffbp.models.dropout import Dropout
 
 EXAMPLES = ROOT / "examples"
 STEPS = 10
@@ -119,7 +119,7 @@ def test_forward_forward_takes_the_frameworks_steps(rate, in_double, tmp_path, m
 
         monkeypatch.setattr(torch, "multinomial", same_draw)
         torch.manual_seed(stream_seed(*draws.key, 0))  # as the framework seeds dropout
-        model.train_step(dropout(images, rate), labels)
+        model.train_step(Dropout(rate)(images), labels)
         assert_same(parameters, weights)
     images, _, _ = Steps.batches[0]
     assert_same([model.goodness_readout(images)], [Steps.readouts["goodness"]])

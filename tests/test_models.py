@@ -9,6 +9,7 @@ from torch.nn.functional import conv2d, max_pool2d
 from ffbp.build import build
 from ffbp.errors import ConfigError
 from ffbp.models import Stack
+from ffbp.models.dropout import Dropout
 from ffbp.models.local_layer import LocalConv2d
 
 
@@ -138,3 +139,20 @@ def test_fields_that_do_not_fit_are_refused(wrong):
 def test_windows_that_do_not_fit_are_refused(wrong):
     with pytest.raises(ConfigError, match=r"model\.(kernel_sizes|channels|strides)"):
         stack("model=conv", wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("p", [0.3, 0.0013])  # of which bfloat16 has no more than 0 and 0.0039 next to a mask of ones
+def test_dropout_drops_a_share_of_p_and_scales_the_rest_as_pytorchs_does(p, dtype):
+    ones, count = torch.ones(1000, 1000, dtype=dtype, requires_grad=True), 1_000_000
+    torch.manual_seed(0)
+    dropped = Dropout(p)(ones)
+    assert dropped.dtype == dtype
+    assert dropped.unique().tolist() == nn.Dropout(p)(ones).unique().tolist()  # 0 and 1 / (1 - p)
+    assert abs(int((dropped == 0).sum()) - p * count) < 5 * (count * p * (1 - p)) ** 0.5  # five standard deviations
+    dropped.sum().backward()
+    torch.testing.assert_close(ones.grad, dropped.detach(), rtol=0, atol=0)
+    torch.manual_seed(0)
+    assert (Dropout(p)(ones) == dropped).all()
+    assert not (Dropout(p)(ones) == dropped).all()
+    assert Dropout(p).eval()(ones) is Dropout(0.0)(ones) is ones

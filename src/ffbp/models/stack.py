@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from ffbp.models.dropout import Dropout
 from ffbp.models.local_layer import LocalConv2d
 
 
@@ -24,7 +25,7 @@ class Block(nn.Module):
 
     def __init__(self, affine: nn.Linear | nn.Conv2d | LocalConv2d, *after: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout, self.affine, self.after = nn.Dropout(dropout), affine, nn.Sequential(*after)
+        self.dropout, self.affine, self.after = Dropout(dropout), affine, nn.Sequential(*after)
         # PyTorch's max pooling on a CPU takes several channels at once where a position's are side by side in memory
         self.wants_channels_last = any(isinstance(module, nn.MaxPool2d) for module in after)
 
