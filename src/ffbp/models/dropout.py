@@ -7,9 +7,9 @@ from torch import Tensor, nn
 class Dropout(nn.Dropout):
     """Drop each number with probability p in training, and divide the others by 1 - p.
 
-    On a CPU that is not Intel's, PyTorch draws its own mask one number at a time: on a batch of 100 images of 28 x 28
-    pixels, that took as long as the rest of a step of backpropagation on 784-128. Here a number is dropped where a
-    uniform one in [0, 1) is below p; any CPU draws the same ones from a seed. On a GPU it is PyTorch's own dropout.
+    On a CPU that is not Intel's, PyTorch draws its own mask one number at a time, in two to three times as long. Here a
+    number is dropped where a uniform one in [0, 1) is below p; any CPU draws the same ones from a seed. On a GPU it is
+    PyTorch's own dropout.
 
     Source: Srivastava et al. 2014, JMLR 15, section 4, with the weights scaled in training instead of afterwards.
     """
