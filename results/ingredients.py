@@ -106,7 +106,9 @@ def draw() -> None:
                 label = f"by {readout}" if place == 0 else None
                 axes.plot(errors, [place + shift] * len(errors), "o", color=color, markersize=4, alpha=0.7)
                 axes.plot(fmean(errors), place + shift, "|", color=color, markersize=11, markeredgewidth=2, label=label)
-        axes.axvline(100 - fmean(accuracies(found["paper_ff"], "softmax")), color="#9ca3af", linewidth=0.8, zorder=0)
+        axes.axvline(
+            100 - fmean(accuracies(found["without weight decay"], "softmax")), color="#9ca3af", linewidth=0.8, zorder=0
+        )
         axes.set(xscale="log", xlabel="validation error, %, one point for each seed and a bar at their mean")
         axes.set_yticks(range(len(names)), reversed(names))
         axes.xaxis.set_major_formatter("{x:g}")

@@ -12,23 +12,22 @@ sweep() { # name, then what follows `python train.py -m`
   .venv/bin/python results/collect.py "$name" "$into" "python train.py -m $*"
 }
 
+five=seed=0,1,2,3,4 # of what takes less than ten minutes
 {
-  sweep paper_ff experiment=paper_ff seed=0,1,2,3,4
-  sweep paper_ff_shifts experiment=paper_ff_shifts seed=0,1,2
-  sweep control_bp experiment=control_bp seed=0,1,2,3,4
+  sweep paper_ff experiment=paper_ff $five
+  sweep paper_ff_shifts experiment=paper_ff_shifts $five
+  sweep paper_ff_all experiment=paper_ff data.val_size=0 $five
 } &
-sweep paper_bp experiment=paper_bp seed=0,1,2,3,4
-for name in fashion_ff fashion_bp; do sweep "$name" "experiment=$name" seed=0,1,2; done
+for name in control_bp control_bp_shifts paper_bp fashion_ff fashion_bp; do sweep "$name" "experiment=$name" $five; done
 for name in fashion_groups fashion_groups_bp; do sweep "$name" "experiment=$name" seed=0,1,2; done
-sweep control_bp_shifts experiment=control_bp_shifts seed=0,1,2
 sweep cells algo=bp,ff model=cnn,mlp trainer.max_epochs=2 seed=0,1,2
 sweep cells_position algo=ff model=cnn algo.normalization_per=position trainer.max_epochs=2 seed=0,1,2
-sweep paper_ff_all experiment=paper_ff data.val_size=0 seed=0,1,2
 {
   for name in ff_negatives ff_threshold ff_readout ff_label ff_peers; do
     sweep "$name" "+sweep=$name" seed=0,1,2
   done
-  for name in hinton_local conv_ff conv_ff_labels hinton_unsupervised self_contrastive; do
+  sweep hinton_local experiment=hinton_local $five
+  for name in conv_ff conv_ff_labels hinton_unsupervised self_contrastive; do
     sweep "$name" "experiment=$name" seed=0,1,2
   done
 } &
