@@ -14,7 +14,7 @@ sweep() { # name, then what follows `python train.py -m`
 
 five=seed=0,1,2,3,4 # of what takes less than ten minutes
 {
-  sweep paper_ff experiment=paper_ff $five
+  sweep paper_ff experiment=paper_ff $five,5,6,7,8,9
   sweep paper_ff_shifts experiment=paper_ff_shifts $five
   sweep paper_ff_all experiment=paper_ff data.val_size=0 $five
 } &
