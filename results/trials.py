@@ -39,6 +39,12 @@ PAIRS = {  # an experiment, its control, and the dropout that is searched
     "conv_ff": ("conv_ff_bp", "model.dropout"),
     "conv_ff_labels": ("conv_ff_bp", "model.dropout"),
     "fashion_ff": ("fashion_bp", "model.input_dropout"),
+    "fashion_ff_shifts": ("fashion_bp_shifts", "model.input_dropout"),
+}
+PAIRS |= {  # the others of MNIST are on Fashion-MNIST by their own names
+    f"fashion_{name}": (f"fashion_{control}", key)
+    for name, (control, key) in PAIRS.items()
+    if name.startswith(("hinton", "self", "conv"))
 }
 BRIGHTNESS = ("1", "2", "4", "8")  # of the label, where white is 1
 DROPPED = {name: key for ours, (control, key) in PAIRS.items() for name in (ours, control)}
