@@ -112,10 +112,10 @@ def line(name: str, group: Group) -> str:
     ).strip()
 
 
-def new_seed(group: Group, metric: str) -> str:
+def new_seed(group: Group, metric: str, *, error: bool = False) -> str:
     """Between which values, in percent, one more seed lies with a probability of 95 %; empty for a single run."""
-    low, high = (100 * value for value in prediction_interval(group.values(metric)))
-    return f"{low:.2f} to {high:.2f}" if low > -math.inf else ""
+    low, high = prediction_interval([1 - value if error else value for value in group.values(metric)])
+    return f"{100 * max(low, 0):.2f} to {100 * min(high, 1):.2f}" if low > -math.inf else ""
 
 
 def experiments_table(data: str, names: Mapping[str, str]) -> str:
@@ -153,8 +153,8 @@ def readout_error(group: Group, name: str) -> str:
 
 
 def hinton_table() -> str:
-    columns = ("MNIST, test error, %", "by softmax", "by goodness", "epochs", "seeds, ours and control")
-    columns += ("backprop control", "published", "set-up and source of the published figure")
+    columns = ("MNIST, test error, %", "by softmax", "by goodness", "a new seed, 95 %", "epochs")
+    columns += ("backprop control", "seeds, ours and control", "published", "set-up and source of the published figure")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, (what, published, source) in HINTON.items():
         [group, *_], [control, *_] = read(name) or [None], read(CONTROLS.get(name, f"{name}_bp")) or [None]
@@ -162,9 +162,10 @@ def hinton_table() -> str:
             f"**{what}**, `{name}`",
             readout_error(group, "softmax") if group else "not run",
             readout_error(group, "goodness") if group else "",
+            new_seed(group, "test/acc", error=True) if group else "",
             str(group.first["epochs"]) if group else "",
-            " and ".join(str(len(found.runs)) for found in (group, control) if found),
             percent(control, "test/acc", error=True) or "not run",
+            " and ".join(str(len(found.runs)) for found in (group, control) if found),
             published,
             source,
         ]
