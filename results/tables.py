@@ -46,12 +46,6 @@ NAMES = {
     "control_bp": "backprop, 784-128-10, control of `paper_ff`",
     "control_bp_shifts": "backprop, 784-128-10, control of `paper_ff_shifts`",
 }
-FASHION = {
-    "fashion_ff": "**Forward-Forward, 784-128** (`fashion_ff`)",
-    "fashion_bp": "backprop, 784-128-10, control of `fashion_ff`",
-    "fashion_groups": "**class groups, three convolutions and a dense layer** (`fashion_groups`)",
-    "fashion_groups_bp": "backprop, control of `fashion_groups`, shifts",
-}
 CURVES = {  # in the picture of accuracy
     "paper_bp": "backprop, the article's CNN, shifts",
     "control_bp": "backprop, 784-128-10",
@@ -84,7 +78,25 @@ HINTON = {
         "3 x 128 maps, 7x7 windows, 200 epochs, Scodellaro et al. (arXiv:2312.14924)",
     ),
 }
-CONTROLS = {"conv_ff_labels": "conv_ff_bp"}  # others have one of their own, of the same name with _bp
+FASHION = {
+    "fashion_ff": ("784-128",),
+    "fashion_ff_shifts": ("784-128, shifts",),
+    "fashion_hinton_supervised": ("784-1000-1000-1000",),
+    "fashion_hinton_shifts": ("784-1000-1000, shifts",),
+    "fashion_hinton_unsupervised": ("unsupervised, hybrids, shifts",),
+    "fashion_self_contrastive": ("unsupervised, blends",),
+    "fashion_hinton_local": ("unsupervised, local receptive fields",),
+    "fashion_conv_ff": ("convolutional, hybrids, shifts",),
+    "fashion_conv_ff_labels": ("convolutional, labels, shifts",),
+    "fashion_groups": ("class groups, three convolutions and a dense layer",),
+}
+CONTROLS = {  # others have one of their own, of the same name with _bp
+    "conv_ff_labels": "conv_ff_bp",
+    "fashion_ff": "fashion_bp",
+    "fashion_ff_shifts": "fashion_bp_shifts",
+    "fashion_conv_ff_labels": "fashion_conv_ff_bp",
+}
+GOODNESS = {"fashion_groups": "last"}  # the read-out by the groups of the last layer
 ABLATIONS = {  # the setting across, the setting down
     "ff_negatives": ("algo.objective", "algo.negatives"),
     "ff_threshold": ("algo.threshold", "algo.goodness"),
@@ -118,11 +130,11 @@ def new_seed(group: Group, metric: str, *, error: bool = False) -> str:
     return f"{100 * max(low, 0):.2f} to {100 * min(high, 1):.2f}" if low > -math.inf else ""
 
 
-def experiments_table(data: str, names: Mapping[str, str]) -> str:
-    groups = {names[name]: read(name) for name in names}
-    corner = f"{data}, {seeds_of(found[0] for found in groups.values() if found)}"
+def paper_table() -> str:
+    groups = {label: read(name) for name, label in NAMES.items()}
+    corner = f"MNIST, {seeds_of(found[0] for found in groups.values() if found)}"
     lines = [line(name, found[0]) if found else f"| {name} | not run | | | | | |" for name, found in groups.items()]
-    return "\n".join([HEAD.format(corner), *lines])
+    return "\n".join([HEAD.format(corner), *lines, *PUBLISHED])
 
 
 def seeds_of(groups: Iterable[Group]) -> str:
@@ -146,28 +158,28 @@ def percent(group: Group | None, metric: str, *, error: bool = False) -> str:
 
 
 def readout_error(group: Group, name: str) -> str:
-    """The test error by one read-out, bold if it is the one that the experiment names."""
+    """The test error by one read-out, bold if it is the one that the experiment names; empty where there is none."""
     error = percent(group, f"test/acc_{name}", error=True)
     named = all(run.metrics["test/acc"] == run.metrics.get(f"test/acc_{name}") for run in group.runs)
     return f"**{error}**" if named else error
 
 
-def hinton_table() -> str:
-    columns = ("MNIST, test error, %", "by softmax", "by goodness", "a new seed, 95 %", "epochs")
-    columns += ("backprop control", "seeds, ours and control", "published", "set-up and source of the published figure")
+def pairs_table(data: str, rows: Mapping[str, tuple[str, ...]], *more: str) -> str:
+    """A line for each experiment and its control: what is trained, the test errors, and what `more` columns quote."""
+    errors = (f"{data}, test error, %", "by softmax", "by goodness", "a new seed, 95 %", "epochs", "backprop control")
+    columns = (*errors, "seeds, ours and control", *more)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name, (what, published, source) in HINTON.items():
+    for name, (what, *quoted) in rows.items():
         [group, *_], [control, *_] = read(name) or [None], read(CONTROLS.get(name, f"{name}_bp")) or [None]
         cells = [
             f"**{what}**, `{name}`",
             readout_error(group, "softmax") if group else "not run",
-            readout_error(group, "goodness") if group else "",
+            readout_error(group, GOODNESS.get(name, "goodness")) if group else "",
             new_seed(group, "test/acc", error=True) if group else "",
             str(group.first["epochs"]) if group else "",
             percent(control, "test/acc", error=True) or "not run",
             " and ".join(str(len(found.runs)) for found in (group, control) if found),
-            published,
-            source,
+            *quoted,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -211,9 +223,9 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    paper = "\n".join([experiments_table("MNIST", NAMES), *PUBLISHED])
-    tables = {"paper": paper, "fashion": experiments_table("Fashion-MNIST", FASHION)}
-    tables |= {"hinton": hinton_table(), "cells": cells_table(), "trials": trials_table()}
+    published = ("published", "set-up and source of the published figure")
+    tables = {"paper": paper_table(), "cells": cells_table(), "trials": trials_table()}
+    tables |= {"hinton": pairs_table("MNIST", HINTON, *published), "fashion": pairs_table("Fashion-MNIST", FASHION)}
     tables["ingredients"] = ingredients_table()
     tables |= {name: make() for name, make in SPEED.items()}
     tables |= {name: ablation_table(name, *axes) for name, axes in ABLATIONS.items()}
