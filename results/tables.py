@@ -26,7 +26,13 @@ from ffbp.report.runs import Group, Run, group_runs
 
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", RESULTS / "README.md", RESULTS / "ledger.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "speed.md",
+    RESULTS / "README.md",
+    RESULTS / "trials.md",
+    RESULTS / "ledger.md",
+)
 
 # where a page has a table, or the text of a file of this project
 TABLE = re.compile(r"<!-- (\w+): made by results/tables\.py -->\n.*?<!-- end of \1 -->", re.DOTALL)
