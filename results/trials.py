@@ -48,6 +48,7 @@ PAIRS |= {  # the others of MNIST are on Fashion-MNIST by their own names
 }
 BRIGHTNESS = ("1", "2", "4", "8")  # of the label, where white is 1
 DROPPED = {name: key for ours, (control, key) in PAIRS.items() for name in (ours, control)}
+DROPPED["fashion_paper_bp"] = "model.dropout"  # which controls nothing
 
 
 def composed(name: str) -> Any:
