@@ -171,18 +171,20 @@ def readout_error(group: Group, name: str) -> str:
 
 
 def pairs_table(data: str, rows: Mapping[str, tuple[str, ...]], *more: str) -> str:
-    """A line for each experiment and its control: what is trained, the test errors, and what `more` columns quote."""
+    """A line for each experiment that was run: what is trained, the test errors, and what `more` columns quote."""
     errors = (f"{data}, test error, %", "by softmax", "by goodness", "a new seed, 95 %", "epochs", "backprop control")
     columns = (*errors, "seeds, ours and control", *more)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, (what, *quoted) in rows.items():
         [group, *_], [control, *_] = read(name) or [None], read(CONTROLS.get(name, f"{name}_bp")) or [None]
+        if group is None:
+            continue
         cells = [
             f"**{what}**, `{name}`",
-            readout_error(group, "softmax") if group else "not run",
-            readout_error(group, GOODNESS.get(name, "goodness")) if group else "",
-            new_seed(group, "test/acc", error=True) if group else "",
-            str(group.first["epochs"]) if group else "",
+            readout_error(group, "softmax"),
+            readout_error(group, GOODNESS.get(name, "goodness")),
+            new_seed(group, "test/acc", error=True),
+            str(group.first["epochs"]),
             percent(control, "test/acc", error=True) or "not run",
             " and ".join(str(len(found.runs)) for found in (group, control) if found),
             *quoted,

@@ -99,17 +99,15 @@ def trials_table() -> str:
         "settings",
     )
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name in DROPPED:
-        if name in found:
-            trials, in_full = found[name]["trials"], found[name]["in full"]
-            for words in sorted(in_full, key=lambda words: -in_full[words]):
-                settings = f"`{words}`" if words else "as it was"
-                short = f"{100 * trials[words]:.2f}" if words else ""
-                cells = (f"`{name}`", str(len(trials)), short, f"{100 * in_full[words]:.2f}", settings)
-                lines.append(f"| {' | '.join(cells)} |")
-        else:
-            lines.append(f"| `{name}` | not searched | | | |")
-    return "\n".join(lines)
+    for name in [name for name in DROPPED if name in found]:
+        trials, in_full = found[name]["trials"], found[name]["in full"]
+        for words in sorted(in_full, key=lambda words: -in_full[words]):
+            settings = f"`{words}`" if words else "as it was"
+            short = f"{100 * trials[words]:.2f}" if words else ""
+            cells = (f"`{name}`", str(len(trials)), short, f"{100 * in_full[words]:.2f}", settings)
+            lines.append(f"| {' | '.join(cells)} |")
+    missing = ", ".join(f"`{name}`" for name in DROPPED if name not in found)
+    return "\n".join([*lines, "", f"Not searched yet: {missing}."] if missing else lines)
 
 
 def main(names: list[str]) -> None:
