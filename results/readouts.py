@@ -22,7 +22,10 @@ PART = 500
 
 @torch.no_grad()
 def errors(run: Path) -> list[dict[str, object]]:
-    """The validation error of each read-out of a run, in percent, one row for each shift."""
+    """The validation error of each read-out of a run or a checkpoint, in percent, one row for each shift.
+
+    A rule without read-outs has its `answer`. The run must have been trained with shifts.
+    """
     model = ffbp.load(run).eval()
     place = os.environ.get("FFBP_DATA_DIR", "data")
     data = build("data", model.settings["data"] | {"data_dir": place}, seed=0)
@@ -35,7 +38,7 @@ def errors(run: Path) -> list[dict[str, object]]:
         for part in torch.split(torch.arange(len(labels)), PART):
             shifted = images.take(part, torch.tensor(shift).expand(len(part), 2))  # (PART, 1, 28, 28)
             with torch.autocast("cpu", torch.bfloat16):
-                answers = model.readouts(shifted)
+                answers = model.readouts(shifted) or {"answer": model.answer(shifted)}
             for name, logits in answers.items():  # (PART, classes)
                 wrong[name] += int((logits.argmax(1) != labels[part]).sum())
         rows.append(

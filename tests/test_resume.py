@@ -25,6 +25,7 @@ CASES = {
     "ff readout": ("algo=ff", "model=mlp", "model.widths=[32,16]", "algo.negatives=uniform", "algo.readout_share=0.4"),
     "feedback": ("algo=feedback", "model=mlp", "callbacks=alignment", "callbacks.alignment.every_n_steps=3"),
     "bp, few validations": ("algo=bp", "model=mlp", "trainer.check_val_every_n_epoch=2", "trainer.max_steps=1000"),
+    "bp, latest": ("algo=bp", "model=mlp", "trainer.check_val_every_n_epoch=2", "checkpoint.best=latest"),
     "bp, 64 bits": ("algo=bp", "model=mlp", "trainer.precision=64-true", "trainer.accumulate_grad_batches=3"),
 }
 
@@ -277,6 +278,19 @@ def test_the_time_is_that_of_all_epochs_where_the_best_is_not_the_last(tmp_path)
     assert metrics["val/acc"] == float(rows[0]["val/acc"])
     assert metrics["epochs"] == 3
     assert metrics["time/train_seconds"] == pytest.approx(sum(float(row["time/epoch_seconds"]) for row in rows))
+
+
+@pytest.mark.parametrize(("best", "every", "tested"), [("accuracy", 1, 0), ("latest", 1, 3), ("latest", 3, 3)])
+def test_the_best_epoch_is_that_of_the_highest_accuracy_or_the_latest(tmp_path, best, every, tested):
+    words = ("trainer.max_epochs=4", f"trainer.check_val_every_n_epoch={every}", f"checkpoint.best={best}")
+    chosen = settings("algo=bp", "model=mlp", *words)
+    chosen["callbacks"] = {"spoil": {"_target_": f"{__name__}.Spoil"}}
+    metrics = run.train(chosen, tmp_path, bar=False)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")["epoch"] == tested
+    assert metrics["val/acc"] == float(rows[tested]["val/acc"])
+    assert (metrics["test/acc"] < 0.3) == (tested == 3)  # the spoilt weights
 
 
 @pytest.mark.parametrize("number", [7, 8, 16])  # an epoch writes six times within, then best, then last

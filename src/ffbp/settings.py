@@ -40,6 +40,7 @@ Limit = ZeroOrMore | Annotated[float, Field(ge=0, le=1, strict=True)] | None
 NonZeroLimit = Count | Annotated[float, Field(gt=0, le=1, strict=True)] | None
 
 Schedule = Literal["constant", "cooldown", "cosine", "onecycle"]
+BestEpoch = Literal["accuracy", "latest"]
 
 
 SHORT_NAMES = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
@@ -126,9 +127,10 @@ class DataPart(Part):
 
 
 class CheckpointSettings(BaseModel, extra="forbid"):
-    """How often a run is saved within epochs; 0 for at their ends only."""
+    """When a run is saved, and which epoch is tested."""
 
-    every_n_steps: ZeroOrMore
+    every_n_steps: ZeroOrMore  # within epochs; 0 for at their ends only
+    best: BestEpoch  # the one with the highest val/acc, or the latest
 
 
 def _is_duration(value: Any) -> bool:

@@ -27,6 +27,7 @@ Keys, with examples; --cfg job shows them all:
   data.batch_size=50             also data.val_size, data.shift, data.download
   threads=1                      auto: OMP_NUM_THREADS, else by model and batch
   checkpoint.every_n_steps=100   save within epochs too
+  checkpoint.best=latest         test the last epoch, not that of the best val/acc
   compile=true                   torch.compile the training step
   hydra.run.dir=mine             the run's directory; a sweep's: hydra.sweep.dir
   hydra/launcher=joblib          jobs of a sweep beside each other

@@ -22,6 +22,7 @@ from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint, replace_dama
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.progress import epoch_line
 from ffbp.processes import NotedSignals
+from ffbp.settings import BestEpoch
 
 
 @dataclass
@@ -77,18 +78,22 @@ class RunRecord(Checkpoint):
     """Save last.ckpt and best.ckpt, add a row to metrics.csv each epoch, measure time, and stop on a signal.
 
     Checkpoints contain the rows and the time, so that a resumed run continues with exactly those of its step. An epoch
-    is saved after its validation, so that a resumed run repeats neither. The best checkpoint is the one with the
-    highest val/acc, or the latest epoch's if there is no validation.
+    is saved after its validation, so that a resumed run repeats neither. The best checkpoint is that of `best` among
+    the validated epochs, or the latest epoch's if there is no validation.
 
     Args:
         directory: of the run.
         every_n_steps: save within epochs too; 0 for epochs only.
+        best: the epoch with the highest val/acc, the first of equal ones, or the latest.
         signals: once one has been received, save after the current batch and stop.
         rehearsal: write nothing, for Lightning's fast_dev_run.
     """
 
-    def __init__(self, directory: RunDirectory, *, every_n_steps: int, signals: NotedSignals, rehearsal: bool) -> None:
+    def __init__(
+        self, directory: RunDirectory, *, every_n_steps: int, best: BestEpoch, signals: NotedSignals, rehearsal: bool
+    ) -> None:
         self.directory, self.every_n_steps = directory, every_n_steps
+        self.latest_is_best = best == "latest"
         self.signals, self.rehearsal = signals, rehearsal
         self.clock = TrainingClock()
         self.rows: list[dict[str, float]] = []
@@ -141,7 +146,7 @@ class RunRecord(Checkpoint):
         self.rows.append(row)
         if trainer.is_global_zero:
             print(epoch_line(trainer, row, seconds), flush=True)
-        if row.get("val/acc", -1.0) > self.best.get("val/acc", -1.0) or "val/acc" not in row | self.best:
+        if self._is_best(row):
             self.best = row
             # before last.ckpt: a run killed between the two resumes from the older last and finds this best again
             self._save(trainer, self.directory.best)
@@ -150,6 +155,12 @@ class RunRecord(Checkpoint):
             write_rows(self.directory.rows, self.rows)
         if self._asked_to_stop(trainer):
             self._stop(trainer)
+
+    def _is_best(self, row: dict[str, float]) -> bool:
+        """Whether an epoch takes the place of the best one so far."""
+        if "val/acc" not in row:
+            return "val/acc" not in self.best
+        return self.latest_is_best or row["val/acc"] > self.best.get("val/acc", -1.0)
 
     def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
         """Whether any process of this run received a signal: all save and stop at the same step."""

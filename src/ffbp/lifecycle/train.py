@@ -126,8 +126,8 @@ def prepare(
         algorithm.settings |= {"format": FORMAT, "image_shape": list(data.image_shape), "classes": data.classes}
         algorithm.settings |= {"class_names": data.class_names}
         bar = sys.stdout.isatty() if bar is None else bar
-        steps, rehearsal = settings["checkpoint"]["every_n_steps"], bool(settings["trainer"]["fast_dev_run"])
-        record = RunRecord(directory, every_n_steps=steps, signals=SIGNALS, rehearsal=rehearsal)
+        rehearsal = bool(settings["trainer"]["fast_dev_run"])
+        record = RunRecord(directory, **settings["checkpoint"], signals=SIGNALS, rehearsal=rehearsal)
         answers = TestAnswers()
         callbacks = [build(f"callbacks.{name}", part) for name, part in (settings.get("callbacks") or {}).items()]
         if bar:

@@ -31,6 +31,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = dict(settings)
     if "trainer" in settings:  # the settings of a run, and not what a checkpoint says of itself
         upgraded.setdefault("threads", None)
+        upgraded["checkpoint"] = {"best": "accuracy", **settings.get("checkpoint", {})}
     for name, part in settings.items():
         if isinstance(part, dict) and str(part.get("_target_")) in SETTINGS_ADDED_LATER:
             upgraded[name] = _filled_in(SETTINGS_ADDED_LATER[part["_target_"]], part)

@@ -14,7 +14,8 @@ Flat = dict[str, Any]
 # do not change what comes out: places, what is shown or saved, and where and in how many parts it is computed. The
 # device that was used is in metrics.json, and makes groups by itself
 SILENT = re.compile(
-    r"(seed|threads|debug|resume|trust)|(paths|hydra|logger|checkpoint)\b.*|data\.(data_dir|download|eval_batch_size)|"
+    r"(seed|threads|debug|resume|trust)|(paths|hydra|logger)\b.*|checkpoint\.every_n_steps|"
+    r"data\.(data_dir|download|eval_batch_size)|"
     r"trainer\.(accelerator|strategy|num_nodes|max_epochs|fast_dev_run|log_every_n_steps|detect_anomaly|profiler|"
     r"num_sanity_val_steps|limit_predict_batches|enable_\w+|use_distributed_sampler)"
 )
