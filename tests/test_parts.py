@@ -1,12 +1,13 @@
 """The parts of Forward-Forward against slow references and values worked out by hand."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from scipy import ndimage
 
-from ffbp.algorithms.forward_forward.goodness import l2, mean_square, positions, rms, sum_square
+from ffbp.algorithms.forward_forward.goodness import l2, mean_square, rms, sum_square
 from ffbp.algorithms.forward_forward.labels import LabelEmbedding, channels, fourier, overlay
 from ffbp.algorithms.forward_forward.negatives import (
     all_negatives,
@@ -258,10 +259,13 @@ def test_without_labels_the_image_is_all_there_is():
 
 def test_positions_are_judged_one_by_one():
     maps = torch.rand(2, 3, 4, 5)
-    goodness = sum_square(positions(maps))
-    assert torch.equal(goodness, maps.square().sum(1).flatten())
+    goodness, means = sum_square(maps, "position"), mean_square(maps, "position")
+    for row, column in product(range(4), range(5)):
+        by_hand = sum(maps[:, channel, row, column] ** 2 for channel in range(3))
+        torch.testing.assert_close(goodness[:, row, column], by_hand)
+        torch.testing.assert_close(means[:, row, column], by_hand / 3)
     activity = torch.rand(2, 3)
-    assert torch.equal(positions(activity), activity)
+    assert torch.equal(sum_square(activity, "position"), sum_square(activity))
 
 
 def test_neutral_overlay_is_a_tenth_of_each_label():
