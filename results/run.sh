@@ -28,11 +28,12 @@ sweep cells_position algo=ff model=cnn algo.normalization_per=position trainer.m
     sweep "$name" "+sweep=$name" seed=0,1,2
   done
   sweep hinton_local experiment=hinton_local $five
-  for name in conv_ff conv_ff_labels hinton_unsupervised self_contrastive; do
+  for name in conv_ff conv_ff_labels self_contrastive; do
     sweep "$name" "experiment=$name" seed=0,1,2
   done
 } &
-for name in hinton_supervised hinton_shifts; do sweep "$name" "experiment=$name" seed=0,1,2; done
+for name in hinton_supervised hinton_unsupervised; do sweep "$name" "experiment=$name" $five; done
+sweep hinton_shifts experiment=hinton_shifts seed=0,1,2
 for name in hinton_supervised hinton_shifts hinton_unsupervised self_contrastive hinton_local conv_ff; do
   sweep "${name}_bp" "experiment=${name}_bp" seed=0,1,2
 done

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 import ffbp
 from ffbp.algorithms import ForwardForward
+from ffbp.algorithms.forward_forward.goodness import mean_square
 from ffbp.data import ImageData
 from ffbp.errors import ConfigError
 from ffbp.files import CONF
@@ -292,6 +293,24 @@ def test_goodness_per_position_is_the_mean_of_every_positions_own_objective():
     for loss, real, fake in zip(losses, positive, negative, strict=True):
         gap = real.square().mean(1) - fake.square().mean(1)  # (B, H, W)
         torch.testing.assert_close(loss, torch.log1p(torch.exp(-4 * gap)).mean())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("per", ["layer", "position"])
+def test_the_gradient_of_the_goodness_lies_in_memory_as_the_maps_do(per, layout):
+    """Where it does not, the derivative of bfloat16 activations takes ten times as long."""
+    where = (1, 2, 3) if per == "layer" else (1,)
+    maps = torch.randn(4, 3, 5, 5).to(memory_format=layout).bfloat16().requires_grad_()
+    activity = maps.relu()
+    goodness = mean_square(activity, per)
+    torch.testing.assert_close(goodness, activity.detach().float().square().mean(where))
+    gradients: list[torch.Tensor] = []
+    activity.register_hook(gradients.append)
+    goodness.square().sum().backward()
+    plain = activity.detach().float().requires_grad_()
+    plain.square().mean(where).square().sum().backward()
+    torch.testing.assert_close(gradients[0], plain.grad.bfloat16())
+    assert gradients[0].stride() == activity.stride()
 
 
 @pytest.mark.parametrize("per", ["layer", "position"])

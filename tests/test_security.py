@@ -388,6 +388,7 @@ def test_a_stranger_gets_one_line(saved, warm):  # noqa: F811
         ],
         "seed: 0": [(ANCHORS, "an anchor"), ("seed: [", "cannot be read as settings"), ("seed: x", "seed=x")],
         "max_epochs: 4": [("max_epochs: many", "its settings cannot be used: trainer.max_epochs=many")],
+        "checkpoint:\n  every_n_steps: 0\n  best: accuracy": [("checkpoint: null", "cannot be used: checkpoint=None")],
     }
     for old, changes in cases.items():
         for new, says in changes:

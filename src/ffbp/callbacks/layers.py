@@ -11,7 +11,6 @@ from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from ffbp.algorithms import Algorithm, ForwardForward
 from ffbp.algorithms.answering import evaluating
-from ffbp.algorithms.forward_forward.goodness import positions
 from ffbp.data import Batch
 from ffbp.data.draws import Draws
 from ffbp.data.sources import Labelled
@@ -61,8 +60,8 @@ def _goodness_of_both(algorithm: ForwardForward, batch: Batch) -> Iterator[Tenso
     logits = algorithm.head(passes.features(products, algorithm.readout_layers))  # (B, classes)
     both = passes.activities(*algorithm.contrast(batch, products, logits, passes))  # each ((1 + N) * B, ...)
     for loss, activity in zip(algorithm.layer_losses, both, strict=True):
-        goodness = loss.goodness(positions(activity) if loss.per_position else activity)
-        yield goodness.view(len(activity) // count, -1).float()  # (1 + N, B), or images and positions
+        goodness = loss.goodness(activity, loss.per).view(len(activity) // count, -1)
+        yield goodness.float()  # (1 + N, B), or images and positions
 
 
 def threshold_of(algorithm: ForwardForward, layer: int) -> float | None:

@@ -31,7 +31,8 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = dict(settings)
     if "trainer" in settings:  # the settings of a run, and not what a checkpoint says of itself
         upgraded.setdefault("threads", None)
-        upgraded["checkpoint"] = {"best": "accuracy", **settings.get("checkpoint", {})}
+        if isinstance(settings.get("checkpoint"), dict):  # anything else is named when the settings are checked
+            upgraded["checkpoint"] = {"best": "accuracy", **settings["checkpoint"]}
     for name, part in settings.items():
         if isinstance(part, dict) and str(part.get("_target_")) in SETTINGS_ADDED_LATER:
             upgraded[name] = _filled_in(SETTINGS_ADDED_LATER[part["_target_"]], part)

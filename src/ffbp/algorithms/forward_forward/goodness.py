@@ -3,6 +3,7 @@
 Activities have shape (B, D) or (B, C, H, W).
 """
 
+from math import prod
 from typing import Literal
 
 from torch import Tensor
@@ -12,22 +13,21 @@ Per = Literal["layer", "position"]
 """Of what something is the goodness or the length: a whole layer or each position of its maps, the same if dense."""
 
 
-def sum_square(activity: Tensor) -> Tensor:
-    """The sum of an image's squared activities, shape (B,), in single precision or better.
+def sum_square(activity: Tensor, per: Per = "layer") -> Tensor:
+    """The sum of an image's squared activities in single precision or better.
+
+    Returns:
+        the goodness of each layer, shape (B,), or of each position, shape (B,) of dense layers and (B, H, W) of maps.
 
     Source: Hinton 2022, section 2, equation 1.
     """
-    return _single(activity).square().sum(tuple(range(1, activity.dim())))
+    return _single(activity).square().sum(_dimensions(activity, per))
 
 
-def mean_square(activity: Tensor) -> Tensor:
-    """The mean of an image's squared activities, shape (B,), in single precision or better."""
-    return _single(activity).square().mean(tuple(range(1, activity.dim())))
-
-
-def positions(activity: Tensor) -> Tensor:
-    """Make a row of each position of maps (B, C, H, W), shape (B * H * W, C); leave activities (B, D) as they are."""
-    return activity.movedim(1, -1).flatten(0, -2)
+def mean_square(activity: Tensor, per: Per = "layer") -> Tensor:
+    """The mean of an image's squared activities; otherwise like `sum_square`."""
+    # `mean` would divide its whole gradient, of the activity's size, and lay it out without looking at the activity
+    return sum_square(activity, per) / prod(activity.shape[dimension] for dimension in _dimensions(activity, per))
 
 
 def rms(activity: Tensor, per: Per = "position", eps: float = 1e-8) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ffbp.algorithms.forward_forward.goodness import GOODNESS, Per, positions
+from ffbp.algorithms.forward_forward.goodness import GOODNESS, Per
 from ffbp.algorithms.forward_forward.objectives import linear, logistic, margin
 
 MEASURES = ("loss", "goodness_pos", "goodness_neg", "separation")
@@ -35,9 +35,9 @@ class LayerLoss(nn.Module):
         threshold: float,
     ) -> None:
         super().__init__()
-        self.goodness, self.per_position = GOODNESS[goodness], per == "position"
+        self.goodness, self.per = GOODNESS[goodness], per
         # how many activities one goodness adds up: the threshold is per unit
-        self.scale = (shape[0] if self.per_position else prod(shape)) if goodness == "sum_square" else 1
+        self.scale = (shape[0] if per == "position" else prod(shape)) if goodness == "sum_square" else 1
         self.objective = {
             "logistic": partial(logistic, threshold=threshold * self.scale),
             "margin": partial(margin, alpha=alpha),
@@ -49,8 +49,8 @@ class LayerLoss(nn.Module):
 
         `activity` has shape ((1 + N) * images, ...): the positives and, after them, N negatives of each.
         """
-        judged = positions(activity) if self.per_position else activity
-        goodness = self.goodness(judged).view(len(activity) // images, -1)  # (1 + N, images or images * positions)
+        # (1 + N, images), or (1 + N, images * positions)
+        goodness = self.goodness(activity, self.per).view(len(activity) // images, -1)
         positive, negative = goodness[:1], goodness[1:]
         separation = (positive > negative).float().mean()
         return self.objective(positive, negative), positive.mean(), negative.mean(), separation
