@@ -122,7 +122,7 @@ def test_nothing_is_wider_than_the_window_or_said_or_fetched(width, opened):
     assert page.evaluate(FITS)
     page.locator("details").evaluate_all("all => all.forEach((details) => { details.open = true; })")
     assert page.evaluate(FITS)
-    assert page.locator(".by-epoch polyline").count() == 8 + 1 + 1
+    expect(page.locator(".by-epoch polyline")).to_have_count(8 + 1 + 1)
     assert page.locator("img").count() == 0
 
 
@@ -155,15 +155,15 @@ def test_the_table_is_sorted_and_filtered(opened):
 def test_curves_are_chosen_and_their_values_read_under_the_mouse(opened):
     page = opened()
     chart, legend = page.locator(".by-second").first, page.locator(".legend").first
-    assert chart.locator("polyline").count() == 8
+    expect(chart.locator("polyline")).to_have_count(8)
     assert {*legend.locator("[aria-pressed=true]").all_text_contents()} > {"Forward-Forward, mlp, lr=1, shift=0"}
     legend.get_by_text("none").click()
-    assert chart.locator("polyline").count() == 0
+    expect(chart.locator("polyline")).to_have_count(0)
     legend.get_by_text("all", exact=True).click()
-    assert chart.locator("polyline").count() == 30
-    assert chart.locator("polygon").count() == 30
+    expect(chart.locator("polyline")).to_have_count(30)
+    expect(chart.locator("polygon")).to_have_count(30)
     page.locator(".training").first.check()
-    assert chart.locator("polyline").count() == 60
+    expect(chart.locator("polyline")).to_have_count(60)
     page.locator(".quantity").first.select_option("loss")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
@@ -177,12 +177,12 @@ def test_curves_are_chosen_and_their_values_read_under_the_mouse(opened):
 
 def test_layers_are_drawn_over_the_epochs(opened):
     layers = opened().locator(".layers").first
-    assert layers.locator("polyline").count() == 3
+    expect(layers.locator("polyline")).to_have_count(3)
     assert layers.locator(".legend button").all_text_contents() == ["layer 0", "layer 1", "layer 2"]
     layers.locator(".measure").select_option("ff goodness")
-    assert layers.locator("polyline").count() == 6
+    expect(layers.locator("polyline")).to_have_count(6)
     assert layers.locator(".legend button").all_text_contents()[:2] == ["layer 0 pos", "layer 0 neg"]
-    assert layers.locator("polyline[stroke-dasharray='7 3']").count() == 3  # of negatives
+    expect(layers.locator("polyline[stroke-dasharray='7 3']")).to_have_count(3)  # of negatives
 
 
 def test_what_one_gets_right_and_the_other_wrong_is_drawn(opened):
