@@ -55,7 +55,7 @@ def steps_table() -> str:
             ratios = [spread(row), *(known.get(row["what"], "") for known in elsewhere)]
             rows.append((row["what"], *ratios, limit(row["wanted"]), *times))
     head = ("a batch", *(f"ratio, {processor}" for processor in STEPS.values()), "goal")
-    return table((*head, "ms, of the one, on the first", "ms, of the other"), rows)
+    return table((*head, "ms, left of the /, Intel", "ms, right of the /, Intel"), rows)
 
 
 def products_table() -> str:
