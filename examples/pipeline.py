@@ -62,6 +62,8 @@ class Stage:
             raise ConfigError(
                 "algo.negatives=hard: a pipeline needs algo=ff and negatives that need no answer: uniform."
             )
+        if settings["algo"]["label_embedding"] == "units":
+            raise ConfigError("algo.label_embedding=units: in a pipeline only the first layer is shown labels.")
         if settings["model"].get("dropout") or rule.head.dropout.p:
             raise ConfigError("model.dropout, algo.head.dropout: not in a pipeline, see its docstring.")
         if rule.peers or any(isinstance(module, BatchNorm) for module in rule.modules()):  # which add up over processes

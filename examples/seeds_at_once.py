@@ -31,6 +31,7 @@ from ffbp.algorithms import Algorithm, ForwardForward
 from ffbp.algorithms.forward_forward.contrast import WITHOUT_LABELS
 from ffbp.algorithms.measured import accuracy
 from ffbp.algorithms.optimizers import make_optimizer, schedule_gain
+from ffbp.algorithms.predictive_coding import PredictiveCoding
 from ffbp.build import build, build_algorithm
 from ffbp.cli.refusals import exit_code_of
 from ffbp.data import Batch, Batches, MemoryData
@@ -69,7 +70,7 @@ def loss_of(rule: Algorithm, images: Tensor, labels: Tensor, draws: Any) -> Tens
     batch = Batch(images, labels, draws)
     if isinstance(rule, ForwardForward):
         return torch.stack(list(rule.losses(batch))).sum()
-    loss = rule.step(batch).loss
+    loss = None if isinstance(rule, PredictiveCoding) else rule.step(batch).loss  # which seeds its modules in each step
     if loss is None:
         raise ConfigError("algo: a rule with a loss expected, to train several seeds at once.")
     return loss

@@ -174,7 +174,7 @@ def test_a_run_broken_off_goes_on_with_its_damping_to_the_same_bits(tmp_path):
     ("word", "says"),
     [
         ("model.batch_norm=true", "batch norm in particular makes each answer depend on the whole batch"),
-        ("trainer.precision=bf16-mixed", "32-true or 64-true only"),
+        ("trainer.precision=bf16-mixed", "solves a system of equations; use 32-true or 64-true"),
         ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches cannot be set with this rule"),
         ("trainer.gradient_clip_val=1", "gradient_clip_val and"),
         ("algo.factor=1", "algo.factor=1: a number above 1"),

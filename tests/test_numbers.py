@@ -2,17 +2,21 @@
 
 import re
 
+import formulas
 import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import a_batch, fresh, settings
+from formulas import gradients_of
 from torch import nn
 
 import ffbp
+from ffbp.algorithms import Step
 from ffbp.callbacks.pictures import first_layer_picture
 from ffbp.data import Labelled
 from ffbp.data.datamodule import hold_out
 from ffbp.errors import ConfigError, NumericError
+from ffbp.files import CONF
 from ffbp.lifecycle import train as run
 from ffbp.lifecycle.checkpoint import read_checkpoint
 from ffbp.models import Block
@@ -101,6 +105,28 @@ def test_every_rule_trains_and_predicts_in_any_precision(words, precision, tmp_p
     assert prepared.fit()["test/acc"] > 0.05
     images = a_batch(20).images
     assert prepared.algorithm.predict(images).shape == ffbp.load(tmp_path).predict(images).shape == (20,)
+
+
+RULES = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", [formulas.MLP, formulas.CONV], ids=["mlp", "conv"])
+@pytest.mark.parametrize("algo", RULES)
+def test_a_rule_has_nearly_the_same_gradients_in_bf16_or_refuses_it(algo, model, tmp_path):
+    rule, batch = fresh(f"algo={algo}", *model), a_batch(50)
+    if rule.against_16_bits:
+        with pytest.raises(ConfigError, match=f"bf16-mixed: this rule {rule.against_16_bits}; use 32-true"):
+            run.prepare(settings(f"algo={algo}", *model, *SHORT, "trainer.precision=bf16-mixed"), tmp_path, bar=False)
+        return
+    found = []
+    for enabled in (False, True):
+        rule.seed_modules(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            step = Step(batch.labels, sum(rule.losses(batch))) if algo == "ff" else rule.step(batch)
+            gradients = step.gradients or gradients_of(rule, step)
+        found.append(torch.cat([gradient.float().flatten() for gradient in gradients.values()]))
+    if algo != "forward_gradient":  # whose direction is drawn in the precision of the products
+        assert torch.cosine_similarity(*found, dim=0) > 0.98
 
 
 TOO_LARGE = [

@@ -63,7 +63,7 @@ def test_hard_negatives_follow_the_probabilities_of_the_wrong_classes():
 def test_hard_negatives_are_never_true_even_where_the_head_is_certain():
     labels = torch.arange(10).repeat(100)
     logits = torch.full((1000, 10), -1e4).scatter(1, labels.unsqueeze(1), 1e4)
-    for uniform in (torch.rand(1000, 10), torch.full((1000, 10), 1 - 2**-24)):
+    for uniform in (torch.rand(1000, 10), torch.full((1000, 10), 1 - 2**-24), torch.zeros(1000, 10)):
         assert not (hard_negatives(labels, logits, uniform) == labels).any()
 
 

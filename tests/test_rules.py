@@ -25,6 +25,7 @@ LOCAL = ("model=local", "model.channels=[5,6]", "model.kernel_sizes=[7,3]", "mod
     [
         *[(*MLP, "model.dropout=0.3", f"model.activation={f}") for f in ("relu", "tanh", "sigmoid")],
         (*CONV, "model.input_dropout=0.2"),
+        (*CONV[:-1], "model.strides=[1,1]", "model.pools=[4,2]"),  # whose first windows overlap
         (*LOCAL, "model.dropout=0.2"),
         ("model=cnn", "model.dropout=0.5"),
     ],

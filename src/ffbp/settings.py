@@ -145,7 +145,7 @@ def _is_duration(value: Any) -> bool:
 class TrainerSettings(BaseModel, extra="allow"):
     """The arguments of `lightning.pytorch.Trainer` that have a range worth naming; others go through as they are."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"]
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
     devices: Literal["auto"] | int | list[int]
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]

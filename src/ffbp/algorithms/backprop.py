@@ -7,7 +7,7 @@ from torch import Tensor
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.measured import loss_and_accuracy
 from ffbp.algorithms.output_loss import OUTPUT_LOSS, LossName
-from ffbp.algorithms.step import Step, WholeStep
+from ffbp.algorithms.step import Step, WholeStep, compile_each_size
 from ffbp.data import Batch
 from ffbp.models import Stack
 from ffbp.settings import checked
@@ -43,4 +43,4 @@ class Backprop(Algorithm):
         return Step(logits, loss, measures)
 
     def compile_parts(self) -> None:
-        self.whole_step.compile()
+        compile_each_size(self.whole_step)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ffbp.algorithms.measured import Measured
 from ffbp.algorithms.optimizers import RPROP, make_optimizer, rates_and_decays, schedule_gain
-from ffbp.algorithms.step import Step, WrittenGradients
+from ffbp.algorithms.step import Step, WrittenGradients, compile_each_size
 from ffbp.data import Batch, MemoryData
 from ffbp.data.draws import stream_seed
 from ffbp.errors import ConfigError
@@ -37,6 +37,8 @@ class Algorithm(Measured):
     """
 
     elapsed = 0.0  # how much of the training has passed, in [0, 1]
+    calls_whole_layers = True  # False for a rule that takes its layers apart, so that there is nothing to compile
+    against_16_bits = ""  # why a rule cannot do with a precision of 16 bits; empty for one that can
 
     @checked
     def __init__(self, stack: Stack, *, optimizer: OptimizerSettings | None, schedule: Schedule) -> None:
@@ -80,6 +82,10 @@ class Algorithm(Measured):
             raise ConfigError(f"algo.schedule={self.schedule}: needs a trainer.max_epochs or max_steps to end at.")
         if (settings := self.optimizer_settings) and self.schedule != "constant" and settings.name == RPROP:
             raise ConfigError(f"algo.schedule={self.schedule}: {RPROP} sets its own rates; set algo.schedule=constant.")
+        if self.against_16_bits and trainer.precision not in ("32-true", "64-true"):
+            raise ConfigError(
+                f"trainer.precision={trainer.precision}: this rule {self.against_16_bits}; use 32-true or 64-true."
+            )
         if self.optimizer_settings is None and trainer.world_size > 1:
             raise ConfigError("algo.optimizer=null: this rule moves its parameters itself, in one process only.")
         moves_itself = self.optimizer_settings is None or not self.automatic_optimization
@@ -100,9 +106,13 @@ class Algorithm(Measured):
             )
 
     def compile_parts(self) -> None:
-        """Compile the modules that a training step and an answer call."""
+        """Compile the modules that a training step and an answer call; a ConfigError if a step calls none."""
+        if not self.calls_whole_layers:
+            raise ConfigError(
+                "compile=true: this rule takes its layers apart, and whole ones would be compiled; leave it out."
+            )
         for module in filter(None, [*self.stack.blocks, self.stack.head]):
-            module.compile()
+            compile_each_size(module)
 
     # -- for rules
 

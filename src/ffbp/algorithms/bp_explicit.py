@@ -34,6 +34,8 @@ class BackpropExplicit(Algorithm):
     Source: Rumelhart, Hinton and Williams 1986, Nature 323.
     """
 
+    calls_whole_layers = False
+
     @checked
     def __init__(self, stack: Stack, *, loss: LossName, **settings: Any) -> None:
         super().__init__(stack, **settings)
@@ -89,10 +91,10 @@ KNOWN = nn.ReLU | nn.Sigmoid | nn.Tanh
 
 def backward(module: nn.Module, seen: Tensor, made: Tensor, error: Tensor) -> Tensor:
     """The error at what a module saw, given that at what it made."""
-    if isinstance(module, nn.MaxPool2d):  # it goes to the largest of each window
-        _, where = max_pool2d(seen, module.kernel_size, return_indices=True)
+    if isinstance(module, nn.MaxPool2d):  # it goes to the largest of each window, and windows may overlap
+        _, where = max_pool2d(seen, module.kernel_size, module.stride, module.padding, return_indices=True)
         spread = torch.zeros_like(seen.flatten(2))  # (B, C, positions)
-        return spread.scatter_(2, where.flatten(2), error.view_as(made).flatten(2)).view_as(seen)
+        return spread.scatter_add_(2, where.flatten(2), error.view_as(made).flatten(2)).view_as(seen)
     error = error.view_as(made)
     if isinstance(module, nn.Sigmoid):
         return error * made * (1 - made)

@@ -1,11 +1,10 @@
 """Random feedback: the error reaches each layer by a road of its own, not back through the weights above."""
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import one_hot
 
 from ffbp.algorithms.base import Algorithm
@@ -59,7 +58,8 @@ class Feedback(Algorithm):
         activity = self.stack.blocks[0](batch.images)
         for k, block in enumerate(self._above()):
             below = block.dropout(activity)
-            activity = block.after(self._with_road(block, self._road(k, block), below))
+            product = block.product(below.detach())
+            activity = block.after(DownTheRoad.apply(product, below, self._road(k, block), block))
         loss = nn.functional.cross_entropy(activity, batch.labels)
         return Step(activity, loss)
 
@@ -86,14 +86,23 @@ class Feedback(Algorithm):
         weight = block.affine.weight.detach()
         return weight.sign() * weight.abs().mean()
 
-    @staticmethod
-    def _with_road(block: Block, road: Tensor, below: Tensor) -> Tensor:
-        """The block's product, through which the error goes back to `below` as if `road` were its weight.
 
-        The second term is 0; only its gradient counts.
-        """
-        product = block.product(below.detach())
-        rows = below.flatten(1) if block.dense else below
-        fixed = {"weight": road, "bias": cast(Tensor, block.affine.bias).detach()}
-        other: Tensor = functional_call(block.affine, fixed, (rows,))
-        return product + (other - other.detach())
+class DownTheRoad(torch.autograd.Function):
+    """A block's product as it is; its error goes on to the block's input as if `road` were the block's weight."""
+
+    generate_vmap_rule = True  # for several seeds at once
+
+    @staticmethod
+    def forward(product: Tensor, below: Tensor, road: Tensor, block: Block) -> Tensor:
+        return product.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, below, road, ctx.block = inputs
+        ctx.shape = below.shape
+        ctx.save_for_backward(road)
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> tuple[Tensor | None, ...]:
+        [error], [road] = errors, ctx.saved_tensors
+        return error, ctx.block.send_back(error, ctx.shape, road), None, None

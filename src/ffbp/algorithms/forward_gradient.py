@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.step import Step
 from ffbp.data import Batch
+from ffbp.errors import ConfigError
 from ffbp.models import Stack
+from ffbp.models.batch_norm import BatchNorm
 from ffbp.settings import checked
 
 forward_ad: Any = _forward_ad  # which has no types
@@ -29,13 +31,20 @@ class ForwardGradient(Algorithm):
         perturb: what is moved along v.
         settings: `optimizer` and `schedule`, see `Algorithm`.
 
+    Raises:
+        ConfigError: for batch norm, through which an image's products change the losses of others.
+
     Source: Baydin et al. 2022, arXiv:2202.08587; activities: Ren et al. 2023, arXiv:2210.03310.
     """
+
+    calls_whole_layers = False
 
     @checked
     def __init__(self, stack: Stack, *, perturb: Literal["weights", "activities"], **settings: Any) -> None:
         super().__init__(stack, **settings)
         self.perturb = perturb
+        if any(isinstance(module, BatchNorm) for module in stack.modules()):
+            raise ConfigError("algo=forward_gradient: not with batch norm; set model.batch_norm=false.")
 
     @torch.no_grad()
     def step(self, batch: Batch) -> Step:

@@ -52,6 +52,8 @@ class LevenbergMarquardt(Algorithm):
     """
 
     damping: Tensor
+    calls_whole_layers = False
+    against_16_bits = "solves a system of equations"
 
     @checked
     def __init__(
@@ -67,11 +69,6 @@ class LevenbergMarquardt(Algorithm):
                 f"algo=lm: {other[0]} is no weight of a layer; batch norm in particular makes each answer depend on "
                 f"the whole batch. Take model.batch_norm=false, or another rule."
             )
-
-    def check_trainer(self, trainer: pl.Trainer) -> None:
-        super().check_trainer(trainer)
-        if trainer.precision not in ("32-true", "64-true"):
-            raise ConfigError(f"trainer.precision={trainer.precision}: algo=lm solves in 32-true or 64-true only.")
 
     def check_batches(self, trainer: pl.Trainer, data: MemoryData) -> None:
         super().check_batches(trainer, data)
@@ -166,7 +163,7 @@ def residuals_of(loss: LossName, logits: Tensor, labels: Tensor) -> tuple[Tensor
     classes, z = logits.shape[1], logits.double()
     targets = one_hot(labels, classes).double()
     if loss == "squared_error":
-        factor = torch.eye(classes).to(logits).unsqueeze(1).expand(-1, len(z), -1)
+        factor = torch.eye(classes, dtype=logits.dtype, device=logits.device).unsqueeze(1).expand(-1, len(z), -1)
         return (z - targets).flatten(), factor
     p = z.softmax(1).clamp_min(1e-30)  # (B, classes)
     factor = torch.diag_embed(p.sqrt()) - p.sqrt().unsqueeze(2) * p.unsqueeze(1)  # (B, k, classes)

@@ -1,5 +1,6 @@
 """Local losses: each layer learns from a read-out of its own, and no error leaves a layer."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -9,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, mse_loss, on
 
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.step import Step
-from ffbp.data import Batch
+from ffbp.data import Batch, MemoryData
 from ffbp.errors import ConfigError
 from ffbp.models import Stack
 from ffbp.settings import Count, Probability, checked
@@ -21,7 +22,8 @@ class LocalLoss(Algorithm):
     pred is the cross-entropy of a linear read-out D_l h_l. sim asks that images of one class have similar activities
     and others not: the mean squared difference between S(f_l h_l) and S(y), where f_l is linear, a 3x3 convolution on
     maps, y are the labels one-hot, and S has the cosine similarity of each pair of rows, see `similarities`. predsim is
-    a weighted sum of both. The last layer's read-out is the stack's head.
+    a weighted sum of both. The last layer's read-out is the stack's head, which starts as PyTorch draws it; the others
+    start at 0.
 
     Args:
         stack: what is trained.
@@ -59,7 +61,7 @@ class LocalLoss(Algorithm):
         ]
         self.local, self.readout = cut, readout
         shapes = stack.activity_shapes()
-        self.pools = [_pooled_side(shape, readout_inputs) for shape in shapes[:-1]]
+        self.pools = [pooled_side(shape, readout_inputs) for shape in shapes[:-1]]
         self.heads, self.projections = nn.ModuleList(), nn.ModuleList()
         if self.weights[0]:
             inputs = [shape[0] * pool**2 for shape, pool in zip(shapes, self.pools, strict=False)]
@@ -99,6 +101,11 @@ class LocalLoss(Algorithm):
         if self.weights[1] and trainer.world_size > 1:
             raise ConfigError("algo.loss: sim compares all images of a batch, in one process; use trainer.devices=1.")
 
+    def check_batches(self, trainer: pl.Trainer, data: MemoryData) -> None:
+        super().check_batches(trainer, data)
+        if self.weights[1] and data.batch_size == 1:
+            raise ConfigError("data.batch_size=1: sim compares the images of a batch; take 2 or more.")
+
 
 def similarities(x: Tensor) -> Tensor:
     """The cosine similarity of each pair of rows, each less its own mean: (B, B), in [-1, 1].
@@ -119,7 +126,7 @@ def _projection(shape: tuple[int, ...]) -> nn.Module:
     return nn.Linear(units, units, bias=False) if len(shape) == 1 else nn.Conv2d(units, units, 3, padding=1, bias=False)
 
 
-def _pooled_side(shape: tuple[int, ...], most: int | None) -> int:
+def pooled_side(shape: Sequence[int], most: int | None) -> int:
     """How many regions a side of a map is divided into, so that all channels together have at most `most` of them."""
     if len(shape) == 1:
         return 1

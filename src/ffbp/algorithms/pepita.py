@@ -20,7 +20,7 @@ class Pepita(Algorithm):
 
     A first pass gives the activities h_l and the error e = softmax(logits) - y, a second one on x + F e, with F fixed
     and random, the activities h'_l; both drop the same units. dW_l = (h_l - h'_l) h'_{l-1}^T, and e h'_{L-1}^T for the
-    head, means over the batch; biases likewise, without the input.
+    head, means over the batch; biases likewise, without the input. Batch norm's own weights stay as they are.
 
     Args:
         stack: what is trained.
@@ -34,6 +34,8 @@ class Pepita(Algorithm):
     """
 
     feedback: Tensor
+    calls_whole_layers = False
+    against_16_bits = "learns from the small difference of two passes"
 
     @checked
     def __init__(self, stack: Stack, *, feedback_scale: Positive, **settings: Any) -> None:

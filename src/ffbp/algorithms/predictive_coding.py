@@ -34,6 +34,8 @@ class PredictiveCoding(Algorithm):
     Source: Whittington and Bogacz 2017, Neural Computation 29; Millidge et al. 2022, arXiv:2206.02629.
     """
 
+    against_16_bits = "moves the activities by small steps"
+
     @checked
     def __init__(self, stack: Stack, *, steps: Count, rate: Positive, beta: Positive, **settings: Any) -> None:
         super().__init__(stack, **settings)

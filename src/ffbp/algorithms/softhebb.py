@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, layer_norm
 
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.plan import Plan, parameter_groups
-from ffbp.algorithms.step import Step
+from ffbp.algorithms.step import Step, compile_each_size
 from ffbp.data import Batch
 from ffbp.errors import ConfigError
 from ffbp.models import Block, Stack
@@ -135,7 +135,7 @@ class SoftHebb(Algorithm):
     def compile_parts(self) -> None:
         parts = [part for block in self.stack.blocks for part in (block.affine, block.after)]
         for module in [*parts, self.head_norm, self.head]:
-            module.compile()
+            compile_each_size(module)
 
 
 def standardised(x: Tensor) -> Tensor:

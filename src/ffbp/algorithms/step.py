@@ -30,13 +30,7 @@ class Step(NamedTuple):
 
 
 class WholeStep(nn.Module):
-    """A function of a batch's tensors as a module, so that all that a rule computes for a batch is compiled as one.
-
-    Each size of batch is compiled by itself: were one compiled for all sizes, its bits would depend on the sizes that
-    came before, and so on where a run was resumed.
-    """
-
-    MOST_KINDS = 256  # of batches that are compiled: by their size, and by which layers learn
+    """A function of a batch's tensors as a module, so that all that a rule computes for a batch is compiled as one."""
 
     def __init__(self, compute: Callable[..., Any]) -> None:
         super().__init__()
@@ -50,12 +44,21 @@ class WholeStep(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         return self.compute(*inputs)
 
-    def compile(self, **options: Any) -> None:
-        import torch._dynamo.config as dynamo  # here, since a run that compiles nothing need not load it
 
-        # beyond the limit it would compute uncompiled, and round differently
-        dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = self.MOST_KINDS, True
-        super().compile(dynamic=False, **options)
+MOST_KINDS = 256  # of batches that are compiled: by their size, by which layers learn, and for each layer
+
+
+def compile_each_size(module: nn.Module) -> None:
+    """Compile a module, for each size of batch by itself.
+
+    Were one compiled for all sizes, its bits would depend on the sizes that came before, and so on where a run was
+    resumed.
+    """
+    import torch._dynamo.config as dynamo  # here, since a run that compiles nothing need not load it
+
+    # beyond the limit it would compute uncompiled, and round differently
+    dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = MOST_KINDS, True
+    module.compile(dynamic=False)
 
 
 class WrittenGradients(torch.autograd.Function):

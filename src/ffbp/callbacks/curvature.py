@@ -3,6 +3,7 @@
 from typing import cast
 
 import lightning.pytorch as pl
+import torch
 
 from ffbp.algorithms import Algorithm
 from ffbp.algorithms.output_loss import OUTPUT_LOSS, LossName
@@ -46,9 +47,10 @@ class Sharpness(pl.Callback):
     def _measure(self, algorithm: Algorithm, data: MemoryData) -> None:
         images = algorithm.stack.as_input(data.train.images[: self.images]).to(algorithm.device)
         labels = data.train.labels[: self.images].to(algorithm.device)
-        found = largest_eigenvalues(
-            algorithm, images, labels, OUTPUT_LOSS[self.loss], tolerance=self.tolerance, most_steps=self.most_steps
-        )
+        with torch.compiler.set_stance("force_eager"):
+            found = largest_eigenvalues(
+                algorithm, images, labels, OUTPUT_LOSS[self.loss], tolerance=self.tolerance, most_steps=self.most_steps
+            )
         sharpness = found.values[0]
         algorithm.log("curvature/sharpness", sharpness)
         algorithm.epoch_metrics["curvature/sharpness"] = sharpness

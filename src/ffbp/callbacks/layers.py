@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from ffbp.algorithms import Algorithm, ForwardForward
 from ffbp.algorithms.answering import evaluating
+from ffbp.algorithms.local_loss import pooled_side
 from ffbp.data import Batch
 from ffbp.data.draws import Draws
 from ffbp.data.sources import Labelled
@@ -85,9 +86,7 @@ def features(algorithm: Algorithm, images: Tensor) -> list[Tensor]:
 def _pooled(activity: Tensor) -> Tensor:
     if activity.dim() == 2:
         return activity
-    channels, *sides = activity.shape[1:]
-    side = min(*sides, max(1, int((MOST_FEATURES / channels) ** 0.5)))
-    return adaptive_avg_pool2d(activity, side).flatten(1)
+    return adaptive_avg_pool2d(activity, pooled_side(activity.shape[1:], MOST_FEATURES)).flatten(1)
 
 
 def readout_accuracies(algorithm: Algorithm, training: Labelled, validation: Labelled, count: int) -> list[float]:

@@ -145,8 +145,8 @@ def prepare(
         algorithm.check_batches(trainer, data)
         reject_conflicts(trainer, data, directory)
         if settings["compile"]:
-            require_compiler(trainer.strategy.root_device)
             algorithm.compile_parts()
+            require_compiler(trainer.strategy.root_device)
         for callback in callbacks:
             if hasattr(callback, "check_run"):  # which raises a ConfigError for a run that it cannot look at
                 callback.check_run(trainer, algorithm)

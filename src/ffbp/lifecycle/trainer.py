@@ -67,6 +67,8 @@ def build_trainer(settings: Settings, **parts: Any) -> pl.Trainer:
         if settings.get(name, default) not in (default, None):
             raise ConfigError(f"trainer.{name}={settings[name]}: {default} expected; {reason}.")
     _check_device(TrainerSettings.model_validate(settings))
+    if settings["accelerator"] == "auto" and not torch.cuda.is_available():
+        settings = settings | {"accelerator": "cpu"}  # and not a Mac's, which has no double precision
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # tasks of a cluster's job are not this run's processes, which trainer.devices asks for
         parts = parts | {"plugins": [*parts.get("plugins", []), LightningEnvironment()]}
@@ -114,7 +116,7 @@ def evaluation_trainer(weights: torch.dtype = torch.float32) -> pl.Trainer:
 
 def _check_device(settings: TrainerSettings) -> None:
     gpus = torch.cuda.device_count()
-    if settings.accelerator in ("gpu", "cuda") and not gpus and not torch.backends.mps.is_available():
+    if settings.accelerator in ("gpu", "cuda") and not gpus:
         raise ResourceError(f"trainer.accelerator={settings.accelerator}: this machine has none; use trainer=cpu.")
     on_cpu = settings.accelerator == "cpu" or (settings.accelerator == "auto" and not gpus)
     there = (os.cpu_count() or 1) if on_cpu else max(1, gpus)

@@ -55,10 +55,10 @@ class LocalConv2d(nn.Module):
         errors = delta.flatten(2).permute(2, 0, 1)  # (positions, B, units)
         return self.fields(maps).transpose(1, 2) @ errors, errors.sum(1, keepdim=True)
 
-    def send_back(self, delta: Tensor, shape: Sequence[int]) -> Tensor:
+    def send_back(self, delta: Tensor, shape: Sequence[int], weight: Tensor) -> Tensor:
         """The error at the maps, of shape `shape`, from that at the product (B, out_channels, rows, columns)."""
         size = self.kernel_size
-        errors = delta.flatten(2).permute(2, 0, 1) @ self.weight.transpose(1, 2)  # (positions, B, inputs)
+        errors = delta.flatten(2).permute(2, 0, 1) @ weight.transpose(1, 2)  # (positions, B, inputs)
         fields = errors.view(*self.grid, shape[0], size, size, shape[1])
         maps = delta.new_zeros(*shape)
         for row, column in itertools.product(range(self.grid[0]), range(self.grid[1])):

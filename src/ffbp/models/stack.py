@@ -58,21 +58,25 @@ class Block(nn.Module):
             weight, bias = affine.pull(x, delta)
         elif isinstance(affine, nn.Conv2d):
             window = affine.stride, affine.padding
-            weight = conv2d_weight(x, affine.weight.shape, delta, *window)  # type: ignore[no-untyped-call]
+            weight = conv2d_weight(x, affine.weight.shape, delta.to(x.dtype), *window)  # type: ignore[no-untyped-call]
             bias = delta.sum((0, 2, 3))
         else:
             weight, bias = delta.T @ x.flatten(1), delta.sum(0)
         return dict(zip(affine.parameters(), (weight, bias), strict=True))  # in PyTorch's order
 
-    def send_back(self, delta: Tensor, shape: Sequence[int]) -> Tensor:
-        """The error at the input of the product, of shape `shape`, from that at the product: the weights transposed."""
+    def send_back(self, delta: Tensor, shape: Sequence[int], weight: Tensor | None = None) -> Tensor:
+        """The error at the input of the product, of shape `shape`, from that at the product: the weights transposed.
+
+        `weight` may stand in for the block's own.
+        """
         affine = self.affine
+        weight = (affine.weight if weight is None else weight).to(delta.dtype)
         if isinstance(affine, LocalConv2d):
-            return affine.send_back(delta, shape)
+            return affine.send_back(delta, shape, weight)
         if isinstance(affine, nn.Conv2d):
             window = affine.stride, affine.padding
-            return cast(Tensor, conv2d_input(shape, affine.weight, delta, *window))  # type: ignore[no-untyped-call]
-        return (delta @ affine.weight).view(*shape)
+            return cast(Tensor, conv2d_input(shape, weight, delta, *window))  # type: ignore[no-untyped-call]
+        return (delta @ weight).view(*shape)
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -166,7 +170,15 @@ class Stack(nn.Module):
 
     def without_head(self) -> "Stack":
         """The same blocks, for a rule with read-outs of its own."""
-        return Stack(self.blocks, image_shape=self.image_shape, classes=self.classes, with_head=False)
+        stack = Stack(
+            self.blocks,
+            image_shape=self.image_shape,
+            classes=self.classes,
+            dropout=self.head_dropout,
+            with_head=False,
+        )
+        stack.input_shape = self.input_shape
+        return stack
 
     def widen(self, channels: int) -> None:
         """Give the first layer `channels` more input channels and new weights; a ValueError if it is no convolution."""

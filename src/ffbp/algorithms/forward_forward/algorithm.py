@@ -20,8 +20,9 @@ from ffbp.algorithms.forward_forward.passes import Passes, ReadoutLayers, layer_
 from ffbp.algorithms.forward_forward.peers import PeerNormalization
 from ffbp.algorithms.measured import loss_and_accuracy
 from ffbp.algorithms.plan import Plan, parameter_groups
-from ffbp.algorithms.step import Step, WholeStep
-from ffbp.data import Batch
+from ffbp.algorithms.step import Step, WholeStep, compile_each_size
+from ffbp.data import Batch, MemoryData
+from ffbp.errors import ConfigError
 from ffbp.models import Stack
 from ffbp.settings import HeadSettings, NonNegative, OptimizerSettings, Positive, Probability, Schedule, checked
 
@@ -168,7 +169,8 @@ class ForwardForward(Algorithm):
         if any(learns):
             with torch.set_grad_enabled(learns[0]):
                 first, shown = self.contrast(batch, products, logits.detach(), passes)
-        for k, block in enumerate(self.stack.blocks if any(learns) else []):
+        learners = [k for k, learns_now in enumerate(learns) if learns_now]
+        for k, block in enumerate(self.stack.blocks[: max(learners, default=-1) + 1]):
             with torch.set_grad_enabled(learns[k]):
                 product = passes.product(k, activity, shown) if k else first
                 mean_product = product[:count].mean(0) if self.peers else None  # before activations change it in place
@@ -195,8 +197,13 @@ class ForwardForward(Algorithm):
         super().check_trainer(trainer)
         self.plan.check_trainer(trainer)
 
+    def check_batches(self, trainer: pl.Trainer, data: MemoryData) -> None:
+        super().check_batches(trainer, data)
+        if data.batch_size == 1 and self.contrast.kind in ("hybrid", "blend"):
+            raise ConfigError(f"data.batch_size=1: a {self.contrast.kind} is of two images of a batch; take 2 or more.")
+
     def compile_parts(self) -> None:
-        self.whole_step.compile()
+        compile_each_size(self.whole_step)
 
     # -- classifying
 
@@ -221,7 +228,8 @@ class ForwardForward(Algorithm):
     def _read_out(self, name: str, products: FirstProducts) -> Tensor:
         """The logits of one read-out, shape (B, classes)."""
         if name == "goodness":
-            by_layer = self.passes.label_goodness(products, self.layer_losses[0].goodness)
+            depth = max(self.readout_layers) + 1
+            by_layer = self.passes.label_goodness(products, self.layer_losses[0].goodness, depth)
             return torch.stack([by_layer[k] for k in self.readout_layers]).sum(0)
         logits: Tensor = self.head(self.passes.features(products, self.readout_layers))
         return logits

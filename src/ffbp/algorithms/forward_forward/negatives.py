@@ -29,7 +29,8 @@ def hard_negatives(labels: Tensor, logits: Tensor, uniform: Tensor) -> Tensor:
     """
     if logits.shape[1] < 2:
         raise ValueError(f"a wrong label needs at least 2 classes, there are {logits.shape[1]}")
-    gumbel = -torch.log(-torch.log(uniform))  # (B, classes)
+    above_zero = uniform.clamp_min(torch.finfo(uniform.dtype).tiny)  # of which minus infinity would be made
+    gumbel = -torch.log(-torch.log(above_zero))  # (B, classes)
     return (logits + gumbel).scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
 
 

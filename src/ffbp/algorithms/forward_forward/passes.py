@@ -1,6 +1,7 @@
 """The forward passes of Forward-Forward: activities are detached and normalised between layers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -71,17 +72,18 @@ class Passes:
     @torch.no_grad()
     def features(self, products: FirstProducts, layers: Sequence[int]) -> Tensor:
         """The normalised activities of `layers` under the neutral label, side by side, shape (B, features)."""
-        chosen = [self.seen_above(h).flatten(1) for k, h in enumerate(self.neutral(products)) if k in layers]
-        return torch.cat(chosen, 1)
+        needed = islice(self.neutral(products), max(layers) + 1)
+        return torch.cat([self.seen_above(h).flatten(1) for k, h in enumerate(needed) if k in layers], 1)
 
-    def label_goodness(self, products: FirstProducts, goodness: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """The goodness of each image under each label, for each layer a tensor of shape (B, classes)."""
+    def label_goodness(
+        self, products: FirstProducts, goodness: Callable[[Tensor], Tensor], depth: int | None = None
+    ) -> list[Tensor]:
+        """The goodness of each image under each label, (B, classes) for each of the first `depth` layers or of all."""
         count, classes = products.images.shape[0], products.labels.shape[0]
         product = (products.images.unsqueeze(1) + products.labels).flatten(0, 1)  # (B * classes, ...)
-        labels = torch.eye(classes, dtype=product.dtype, device=product.device).repeat(
-            count, 1
-        )  # (B * classes, classes)
-        return [goodness(activity).view(count, classes) for activity in self.activities(product, labels)]
+        one_each = torch.eye(classes, dtype=product.dtype, device=product.device)
+        activities = islice(self.activities(product, one_each.repeat(count, 1)), depth)
+        return [goodness(activity).view(count, classes) for activity in activities]
 
 
 def layer_numbers(chosen: ReadoutLayers, depth: int) -> list[int]:
