@@ -18,7 +18,7 @@ def _printable(text: str) -> str:
 
 Text = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Accuracy = Annotated[float, Field(ge=0, le=1, strict=True)]
 Cost = Annotated[float, Field(ge=0, lt=1e18, strict=True)]
 Whole = Annotated[int, Field(ge=0, le=10**15, strict=True)]
 
@@ -34,16 +34,16 @@ class Metrics(BaseModel, extra="allow"):
     seed: Seed
     epochs: Whole
     parameters: Whole
-    accuracy: Annotated[Share, Field(alias="test/acc")]
+    accuracy: Annotated[Accuracy, Field(alias="test/acc")]
     seconds: Annotated[float, Field(alias="time/train_seconds", ge=0, lt=1e12, strict=True)]
-    validation: Annotated[Share | None, Field(alias="val/acc")] = None
+    validation: Annotated[Accuracy | None, Field(alias="val/acc")] = None
     # where they were measured
     step_memory: Annotated[Cost | None, Field(alias="memory/step_mib")] = None
     train_macs: Annotated[Cost | None, Field(alias="work/train_macs")] = None
     answer_macs: Annotated[Cost | None, Field(alias="work/answer_macs")] = None
 
 
-READOUTS = TypeAdapter(dict[str, Share | None])
+READOUTS = TypeAdapter(dict[str, Accuracy | None])
 
 
 def read_metrics(path: Path) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from ffbp.algorithms.base import Algorithm
 from ffbp.algorithms.step import Step
@@ -39,10 +39,8 @@ class ClassGroups(Algorithm):
         for k, (units, *_) in enumerate(stack.activity_shapes()):
             if units < stack.classes:
                 raise ConfigError(f"algo=class_groups: layer {k} has {units} units, {stack.classes} or more expected.")
-            group = [unit * stack.classes // units for unit in range(units)]  # each unit's class
-            share = torch.zeros(units, stack.classes)
-            share[range(units), group] = torch.tensor([1 / group.count(k) for k in group])
-            self.register_buffer(f"share_{k}", share, persistent=False)
+            groups = one_hot(torch.arange(units) * stack.classes // units, stack.classes).float()  # (units, classes)
+            self.register_buffer(f"share_{k}", groups / groups.sum(0), persistent=False)
 
     def goodness(self, images: Tensor) -> list[Tensor]:
         found = []

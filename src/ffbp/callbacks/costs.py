@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from ffbp.algorithms import Algorithm
+from ffbp.algorithms.answering import evaluating
 from ffbp.data import Batch
 from ffbp.lifecycle.record import off_the_clock
 
@@ -138,13 +139,7 @@ def _storages(nested: Any) -> list[torch.UntypedStorage]:
 @torch.no_grad()
 def meter_of_answer(algorithm: Algorithm, images: Tensor) -> Meter:
     """Meter an answer to `images` (B, C, H, W) as in an evaluation; algorithm and generators stay as they are."""
-    training = {module: module.training for module in algorithm.modules()}
     devices = [images.device] if images.device.type == "cuda" else []
-    algorithm.eval()
-    try:
-        with torch.random.fork_rng(devices), Meter() as meter:
-            algorithm.answer(images)
-    finally:
-        for module, before in training.items():
-            module.training = before
+    with evaluating(algorithm), torch.random.fork_rng(devices), Meter() as meter:
+        algorithm.answer(images)
     return meter

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 Picture = NDArray[np.uint8]
-Color = tuple[int, int, int]
 
 WHITE, INK, FAINT, LINE = (255, 255, 255), (33, 37, 41), (120, 126, 133), (222, 226, 230)
 BLUE, ORANGE, RED = (31, 105, 190), (226, 112, 22), (200, 40, 45)
@@ -109,9 +108,7 @@ def _ticks(start: float, end: float) -> NDArray[np.float64]:
     return ticks
 
 
-def tiles(
-    title: str, images: Tensor, captions: Sequence[str], *, columns: int, rows: Sequence[str] = (), side: int = 68
-) -> Picture:
+def tiles(title: str, images: Tensor, captions: Sequence[str], *, columns: int, rows: Sequence[str] = ()) -> Picture:
     """Draw images side by side, each above its caption.
 
     Args:

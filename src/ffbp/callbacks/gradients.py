@@ -1,20 +1,17 @@
 """How large each layer's gradient is, and which of its units are dead."""
 
 from functools import partial
-from typing import Annotated, cast
+from typing import cast
 
 import lightning.pytorch as pl
 import torch
-from pydantic import Field
 from torch import Tensor, distributed, nn
 
 from ffbp.algorithms import Algorithm
 from ffbp.algorithms.bp_explicit import KNOWN, backward
 from ffbp.errors import ConfigError
 from ffbp.models import Block
-from ffbp.settings import Count, checked
-
-Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+from ffbp.settings import Count, Share, checked
 
 
 class GradientNorms(pl.Callback):

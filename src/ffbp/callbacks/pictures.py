@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ffbp.algorithms import Algorithm, ForwardForward
-from ffbp.callbacks.answers import Answers
+from ffbp.callbacks.answers import Answers, shown_colors
 from ffbp.callbacks.charts import READOUT, Layout, layout
 from ffbp.callbacks.contrast_pictures import Examples, add_spreads, labels_picture, spreads_of_layer
 from ffbp.callbacks.drawing import Picture, Spread, as_png, enlarged
@@ -237,7 +237,7 @@ def first_layer_picture(block: Block, image_shape: tuple[int, ...], count: int) 
     weights = affine.kernels() if isinstance(affine, LocalConv2d) else affine.weight
     fields = weights[:count].float().cpu()
     fields = fields.view(-1, *image_shape) if block.dense else fields  # (units, C, H, W)
-    fields = fields[:, :3] if fields.shape[1] in (1, 3) else fields.mean(1, keepdim=True)
+    fields = shown_colors(fields)
     largest = fields.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
     grid: Tensor = make_grid(0.5 + 0.5 * fields / largest, nrow=16, padding=1, pad_value=1.0)
     return grid
