@@ -194,6 +194,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: save(p / "circle" / "0003.png", np.zeros((12, 21))),
         "12 x 20 .*0003.*12 x 21.*data.size",
     ),
+    "training alone": (
+        lambda p: shutil.copytree(p, p / "train"),
+        "train contains folders of its own, and there is no test folder",
+    ),
     "truncated": (
         lambda p: (p / "cross" / "0001.png").write_bytes(b"\x89PNG\r\n"),
         r"0001\.png: cannot be read as an image",

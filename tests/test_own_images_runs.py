@@ -172,6 +172,13 @@ def test_a_run_is_resumed_and_tested_from_anywhere_with_the_same_images_only(sha
     code, said = there(f"run={folder}", "images=[moved/circle/0001.png,moved/cross]")
     assert code == 0, said
     assert len(said.splitlines()) == 11
+    # which is kept, whatever its name looks like
+    (elsewhere / "moved").rename(elsewhere / "[2] #1")
+    longer = (f"resume={folder}", "trainer.max_epochs=3")
+    code, said = there(*longer, "data.path=[2] #1", script="train.py")
+    assert code == 0, said
+    code, said = there(f"resume={folder}", "trainer.max_epochs=4", script="train.py")
+    assert code == 0, said
 
 
 @pytest.fixture

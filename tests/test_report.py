@@ -154,6 +154,12 @@ def test_the_page_has_a_column_for_every_read_out_that_any_run_has(tmp_path, no_
     assert page.count("<td>-</td>") == 4
 
 
+def test_a_folder_of_any_name_and_a_number_of_any_size_have_a_place_on_the_page(tmp_path, no_figures):
+    write_run(tmp_path / os.fsdecode(b"\xff odd"), **{"work/train_macs": 1e-320})
+    write_report(tmp_path)
+    assert "../%FF%20odd/" in (tmp_path / "compare" / "index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -162,8 +168,9 @@ def test_the_page_has_a_column_for_every_read_out_that_any_run_has(tmp_path, no_
         *[("metrics.json", {"test/acc": value}) for value in (float("nan"), float("inf"), -1, "x", [1])],
         *[("metrics.json", {"data": value}) for value in ("x" * 300, "\x1b[31m", "a\nb")],
         ("metrics.json", {"test/acc_softmax": "x"}),
+        ("metrics.json", {"own": 1.7e308}),  # of which two cannot be added
         *[("metrics.csv", text) for text in ("", "epoch\n", "epoch\n0\n", "a,b\n1\n", '"' * 200_000, "\0")],
-        *[("metrics.csv", ",".join(COLUMNS) + f"\n0,{value},1,1,1,1\n") for value in ("inf", "x", "1,1", "1e300")],
+        *[("metrics.csv", ",".join(COLUMNS) + f"\n0,{value},1,1,1,1\n") for value in ("inf", "x", "1,1", "1e300", "")],
         *[(".hydra/overrides.yaml", text) for text in ("a: 1", "[", "\0", "&a [*a]", "- " * 3000, "x" * 200_000)],
         *[(".hydra/config.yaml", text) for text in ("", "[", "a: 1", "algo: {x: '${oc.env:HOME}'}", "&a [*a]")],
     ],

@@ -358,6 +358,17 @@ def test_other_settings_under_the_same_overrides_are_refused_and_lose_nothing(wa
     assert warm(*words).wait() == 0
 
 
+def test_a_failed_job_of_another_command_is_said_to_be_that_and_other_folders_are_no_jobs(warm):
+    (warm.folder / "sweep" / "@eaDir").mkdir(parents=True)  # as some file servers make them everywhere
+    words = [*SMALL, "algo=bp", "model.widths=[8]", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
+    mistyped = warm(*words, "data.batch_size=0,50")
+    assert mistyped.wait() == 1
+    assert "1 of 2 jobs are not finished" in mistyped.stderr
+    corrected = warm(*words, "data.batch_size=25,50")
+    assert corrected.wait() == 1
+    assert "1 of 3 jobs are not finished; see the table; they are of other commands" in corrected.stderr
+
+
 # -- what cannot be a sweep
 
 REFUSED = {
@@ -369,6 +380,9 @@ REFUSED = {
     "+sweep=ff_label,ff_peers": "one value expected",
     "hydra.sweep.subdir=${hydra.job.num}": "cannot be set",
     "hydra.sweep.dir=old": "earlier version",
+    "hydra.sweep.dir=mine": "multirun.yaml: not of a sweep",
+    "hydra.job.chdir=true": "cannot be set",
+    "paths.output_dir=x": "cannot be set",
 }
 
 
@@ -377,11 +391,15 @@ def test_a_sweep_that_cannot_work_is_refused_before_it_begins(words, warm):
     old = warm.folder / "old" / "0_seed=0" / "status.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
+    mine = warm.folder / "mine" / "multirun.yaml"
+    mine.parent.mkdir()
+    mine.write_text("my: own")
     refused = warm(*SMALL, "seed=0,1", *words.split())
     assert refused.wait() == 2
     assert refused.stderr.count("\n") == 1
     assert REFUSED[words] in refused.stderr
-    assert [path for path in warm.folder.glob("**/*") if path.is_file()] == [old]
+    assert {path for path in warm.folder.glob("**/*") if path.is_file()} == {old, mine}
+    assert mine.read_text() == "my: own"
 
 
 def test_a_job_of_several_processes_is_refused_and_starts_the_sweep_once(warm):

@@ -1,5 +1,6 @@
 """Testing a trained model, and what it sees in pictures of one's own."""
 
+import os
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
@@ -15,11 +16,11 @@ from torch import Tensor
 from ffbp.algorithms import Algorithm
 from ffbp.build import build
 from ffbp.data.drawings import Frame, as_drawn, on_paper
-from ffbp.data.pictures import SUFFIXES, decode, upright
+from ffbp.data.pictures import SUFFIXES, decode, is_picture, upright
 from ffbp.data.sources import FRAMES, IDX_SETS
 from ffbp.errors import CheckpointError, ConfigError, DataError, one_line
 from ffbp.files import writing
-from ffbp.lifecycle.places import OTHER_IMAGES, has_own_images, place_of_images
+from ffbp.lifecycle.places import OTHER_IMAGES, folder_of_data, has_own_images, place_of_images
 from ffbp.lifecycle.trainer import evaluation_trainer
 from ffbp.settings import Settings
 
@@ -34,7 +35,7 @@ def test_metrics(model: Algorithm, data_dir: str, run: Path, path: str) -> dict[
 
     Args:
         model: what to measure.
-        data_dir: contains the downloadable data sets.
+        data_dir: contains the downloadable data sets; empty for where the run says, or FFBP_DATA_DIR.
         run: where the model was loaded from.
         path: where its images are, if they are one's own; empty for where the run says.
 
@@ -44,7 +45,11 @@ def test_metrics(model: Algorithm, data_dir: str, run: Path, path: str) -> dict[
     """
     settings = model.settings["data"]
     if "data_dir" in settings:
-        settings = settings | {"data_dir": data_dir}
+        named = "" if data_dir else folder_of_data(run)
+        here = os.environ.get("FFBP_DATA_DIR", "data")
+        settings = settings | {"data_dir": data_dir or named or here}
+        if named and "download" in settings:  # a folder that a saved run names is read, and not written
+            settings = settings | {"download": False}
     if has_own_images(settings):
         settings = settings | {"path": path or place_of_images(run)}
     data = build("data", settings, seed=model.settings["seed"])
@@ -136,7 +141,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         try:
             if path.is_dir():
-                of_path = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+                of_path = sorted(filter(is_picture, path.iterdir()))
             elif not path.exists() and has_magic(str(path)):
                 names = sorted(glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
                 of_path = [Path(name) for name in names if not Path(name).is_dir()]
@@ -205,12 +210,12 @@ def answers(model: Algorithm, pictures: Pictures, with_goodness: bool) -> Iterat
     best, order = scores.topk(min(3, len(names)))  # (N, 3)
     for number, file in enumerate(pictures.files):
         if pictures.blank[number]:
-            yield f"{file}\tblank"
+            yield f"{one_line(file)}\tblank"
             continue
         values = [f"{value:.3f}" if by_goodness else f"{100 * value:.1f} %" for value in best[number].tolist()]
         first, *others = [names[label] for label in order[number].tolist()]
         rest = ", ".join(f"{name} {value}" for name, value in zip(others, values[1:], strict=True))
-        yield f"{file}\t{first}\t{values[0]}\tthen {rest}"
+        yield f"{one_line(file)}\t{first}\t{values[0]}\tthen {rest}"
         if with_goodness:
             yield "  goodness" + "".join(f"{name:>9.9}" for name in names)
             for layer, row in enumerate(goodness[number]):

@@ -17,7 +17,7 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[float, Field(gt=-1e30, lt=1e30, strict=True)]  # of which many can be added up
 Accuracy = Annotated[float, Field(ge=0, le=1, strict=True)]
 Cost = Annotated[float, Field(ge=0, lt=1e18, strict=True)]
 Whole = Annotated[int, Field(ge=0, le=10**15, strict=True)]

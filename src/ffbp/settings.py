@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ffbp.errors import ConfigError
+from ffbp.lifecycle.threads import MOST_THREADS
 
 Settings = dict[str, Any]
 """What a run is made from, as conf/train.yaml composes it: groups of plain values."""
@@ -178,6 +179,8 @@ class TrainerSettings(BaseModel, extra="allow"):
     def _an_end(self) -> "TrainerSettings":
         if self.max_epochs == -1 and self.max_steps == -1 and self.max_time is None:
             raise ValueError("trainer.max_epochs=-1: an end is needed, set max_epochs, max_steps or max_time.")
+        if self.min_epochs is not None and -1 < self.max_epochs < self.min_epochs:
+            raise ValueError(f"trainer.min_epochs={self.min_epochs}: at most trainer.max_epochs={self.max_epochs}.")
         return self
 
 
@@ -198,8 +201,8 @@ class RunSettings(BaseModel, extra="ignore"):
     @field_validator("threads")
     @classmethod
     def _a_number_of_threads(cls, value: Any) -> Any:
-        if value not in ("auto", None) and not (type(value) is int and 1 <= value <= 1024):
-            raise ValueError(f"threads={value}: auto, or a whole number from 1 to 1024 expected.")
+        if value not in ("auto", None) and not (type(value) is int and 1 <= value <= MOST_THREADS):
+            raise ValueError(f"threads={value}: auto, or a whole number from 1 to {MOST_THREADS} expected.")
         return value
 
 
@@ -229,7 +232,7 @@ def describe(group: str, error: ValidationError) -> str:
         if not str(part).startswith(("float", "constrained", "list[", "bool", "literal", "function"))
     ]
     place = ".".join([group, *names] if group else names)
-    if first["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden"):
+    if first["type"].startswith("missing") or first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{place}: {first['msg'].lower()}."
     ours = EXPECTED.get(first["type"])
     wanted = ours.format(**first.get("ctx", {})) if ours else first["msg"].removeprefix("Input should be ")

@@ -170,6 +170,8 @@ class Algorithm(Measured):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         step = self.step(batch)
+        if self.optimizer_settings is None and (step.gradients or (step.loss is not None and step.loss.requires_grad)):
+            raise ConfigError("algo.optimizer=null: this rule needs an optimizer, which moves its parameters.")
         self.record(step, batch)
         if step.gradients:
             loss = cast(Tensor, WrittenGradients.apply(list(step.gradients.values()), *step.gradients))

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ffbp.cli.refusals import exit_code_of
+from ffbp.cli.words import is_debugging
 from ffbp.files import CONF
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.lifecycle.job import run_job, score
@@ -26,7 +27,7 @@ logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it cannot im
 def train_as_composed() -> int:
     """Train with the settings that the command line composes, once or in a sweep, and return the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's printer
-    debug, main = "debug=true" in sys.argv, os.getpid()
+    debug, main = is_debugging(), os.getpid()
     SIGNALS.listen()
     if not FIRST_PROCESS:
         sys.argv.append("hydra.run.dir=.")  # it exists, and only the first process writes

@@ -1,7 +1,7 @@
 """The command that asks a trained model: its test, pictures of one's own, and what it is exported as."""
 
 import json
-import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ class EvaluateOptions:
         "float"
     )
     save: Annotated[str, "a folder for what the model sees of each picture"] = ""
-    data_dir: Annotated[str, "where downloadable data sets are; else FFBP_DATA_DIR, or data"] = ""
+    data_dir: Annotated[str, "where downloadable data sets are; else where the run had them, or FFBP_DATA_DIR"] = ""
     data_path: Annotated[str, "where its images are, if they are your own and no longer where they were"] = ""
     trust: Annotated[list[str], "packages whose classes the run may name, such as [mine]"] = field(default_factory=list)
     debug: Annotated[bool, "true for tracebacks in place of one line"] = False
@@ -53,10 +53,8 @@ def evaluate() -> int:
     if asks_for_help(sys.argv[1:]):
         show_options(EvaluateOptions, EVALUATE_HELP.format(PROGRAM.format("evaluate")))
         return 0
-    # as `train` calls it
-    words = [
-        f"data_path{word.removeprefix('data.path')}" if word.startswith("data.path=") else word for word in sys.argv[1:]
-    ]
+    # as `train` calls them
+    words = [re.sub(r"\A(?:paths\.(data_dir)|data\.(path))=", _as_option, word) for word in sys.argv[1:]]
     options = read_options(EvaluateOptions, words)
     if not options.images and (options.goodness or options.save):
         raise ConfigError("goodness= and save= are about pictures; say which by images=.")
@@ -73,9 +71,12 @@ def evaluate() -> int:
         return _read(options, model)
     from ffbp.evaluation import test_metrics
 
-    data_dir = options.data_dir or os.environ.get("FFBP_DATA_DIR", "data")
-    print(json.dumps(test_metrics(model, data_dir, Path(options.run), options.data_path), indent=2))
+    print(json.dumps(test_metrics(model, options.data_dir, Path(options.run), options.data_path), indent=2))
     return 0
+
+
+def _as_option(found: re.Match[str]) -> str:
+    return "data_dir=" if found[1] else "data_path="
 
 
 def _export(options: EvaluateOptions, model: "Algorithm") -> int:

@@ -25,7 +25,10 @@ def exit_code_of(task: Callable[[], int | None], debug: bool) -> int:
     except BaseException as error:
         if isinstance(error, SystemExit) and (error.code is None or error.code in range(129)):
             return int(error.code or 0)  # a command that has said what it had to say, such as --help
-        line, code = _explain(error)
+        try:
+            line, code = _explain(error)
+        except Exception:  # while it looked for advice
+            line, code = _unexpected(error)
         if debug:
             traceback.print_exception(error)
     if FIRST_PROCESS or not first_process_ends():
@@ -44,8 +47,9 @@ def quiet_background() -> None:
 
 
 def did_you_mean(word: str, options: list[str]) -> str:
-    """A sentence that names the option closest to a mistyped word, or nothing."""
-    close = difflib.get_close_matches(word, options, n=1)
+    """A sentence that names the option closest to a mistyped word, or nothing; first one that ends as the word does."""
+    end = f".{word.rpartition('.')[2]}"
+    close = [option for option in options if option.endswith(end)] or difflib.get_close_matches(word, options, n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
 
@@ -76,7 +80,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "a setting is nested too deeply; debug=true shows which.", ConfigError.exit_code
     if "lightning" in packages:  # which finds some settings unusable late
         return f"trainer: {message}; debug=true shows where.", ConfigError.exit_code
-    return f"unexpected {kind}: {message}; debug=true shows where.", Refusal.exit_code
+    return _unexpected(error)
+
+
+def _unexpected(error: BaseException) -> tuple[str, int]:
+    return f"unexpected {type(error).__name__}: {one_line(error)}; debug=true shows where.", Refusal.exit_code
 
 
 def _raised_in(error: BaseException) -> str:
@@ -96,13 +104,21 @@ def _unusable_setting(error: BaseException, message: str) -> str:
         return f"{group}={choice}: no such choice.{did_you_mean(choice, options)} There are: {', '.join(options)}."
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         return f"{mark.name}, line {mark.line + 1}: {error.problem}."
+    if found := re.search(r"default list use \+(\S+)", message):
+        group, _, choice = found[1].partition("=")
+        return f"{group}={choice}: write +{group}={choice}, and -m if it is a sweep."
     if found := re.search(r"Could not override '([^']+)'", message):
         return f"{found[1]}: no such setting.{did_you_mean(found[1], list(_known_keys()))}"
+    if "override must be a string or a list" in message:
+        empty = [word for word in sys.argv[1:] if re.fullmatch(r"\w+=(null)?", word)]
+        if not empty:
+            return message
+        return f"{' '.join(empty)}: the name of a choice expected{', such as logger=none' * ('logger=null' in empty)}."
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         key, _, value = found[1].partition("=")
         return f"{found[1]}: several values. Write '{key}=[{value}]' for a list, or add -m to sweep over them."
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: write key=value, close brackets, and put quotes around a value that contains an =."
+        return f"{error.override}: write key=value, and 'key=\"value\"' where a value has odd characters."
     return message
 
 

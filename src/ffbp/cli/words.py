@@ -65,7 +65,10 @@ def _value(kind: Any, key: str, text: str) -> Any:
         return text.lower()
     if kind is str:
         return text
-    return _texts(key, text) if text.startswith("[") and text.endswith("]") else [text]
+    texts = _texts(key, text) if text.startswith("[") and text.endswith("]") else [text]
+    if not texts:
+        raise ConfigError(f"{key}=[]: at least one expected.")
+    return texts
 
 
 def _texts(key: str, text: str) -> list[str]:
@@ -95,14 +98,24 @@ def reject_unusable_words(words: Sequence[str]) -> None:
     if found.experimental_rerun is not None:
         raise ConfigError("--experimental-rerun: use resume=<run directory>.")
     for word in found.overrides:
-        if not word.strip("+~ ").partition("=")[0]:
+        key, equals, value = word.strip("+~ ").partition("=")
+        if not key:
             raise ConfigError(f"{word}: write key=value.")
+        if key in PLACES and equals and not value:
+            raise ConfigError(f"{word}: a place expected.")
+
+
+PLACES = ("data.path", "paths.data_dir", "paths.log_dir", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def with_quoted_path(word: str) -> str:
-    """A word as Hydra reads it: the place of one's own images in quotes, if something in it is no plain letter."""
+    """A word as Hydra reads it: the place of files in quotes, if something in it is no plain letter, or all are digits.
+
+    Places that are swept over, by commas, or looked up stay as they are.
+    """
     key, equals, path = word.partition("=")
-    if key != "data.path" or path[:1] in ("'", '"') or re.fullmatch(r"[\w./:+@%\\ ,-]*", path, re.ASCII):
+    plain = re.fullmatch(r"[\w./:+@%\\ ,-]*", path, re.ASCII) and not path.isdecimal()
+    if key not in PLACES or path[:1] in ("'", '"') or "${" in path or plain:
         return word
     escaped = re.sub(r"(\\*)'", r"\1\1\'", path)
     return f"{key}{equals}'{escaped}'"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from ffbp.data.pictures import SUFFIXES, decode, is_hidden, picture_files
+from ffbp.data.pictures import SUFFIXES, decode, is_hidden, is_picture, picture_files
 from ffbp.data.sources import Labelled
 from ffbp.errors import DataError, one_line
 from ffbp.memory import require_memory
@@ -97,9 +97,19 @@ def _parts(folder: Path) -> list[ClassFolders]:
             raise DataError(
                 f"{folder}: {training.name} and {aside[0].name}, but no test; rename {aside[0].name} to test."
             )
+        if training is not None and _holds_classes(training):
+            raise DataError(
+                f"{folder}: {training.name} contains folders of its own, and there is no test folder; add one, or give "
+                f"data.path={training}, of which test images are then held out."
+            )
         return [_classes(folder)]
     except OSError as error:
         raise DataError(f"{error.filename or folder}: cannot be read ({error.strerror}).") from error
+
+
+def _holds_classes(folder: Path) -> bool:
+    entries = [path for path in folder.iterdir() if not is_hidden(path.name)]
+    return any(path.is_dir() for path in entries) and not any(map(is_picture, entries))
 
 
 def _classes(folder: Path) -> ClassFolders:

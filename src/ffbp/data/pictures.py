@@ -35,13 +35,14 @@ def picture_files(folder: Path) -> tuple[list[Path], int]:
     for parent, folders, names in os.walk(folder, onerror=raise_it):
         hidden = [name for name in folders if is_hidden(name) or Path(parent, name).is_symlink()]
         folders[:] = [name for name in folders if name not in hidden]
-        found = [path for path in (Path(parent, name) for name in names) if _is_picture(path)]
+        found = [path for path in (Path(parent, name) for name in names) if is_picture(path)]
         files += found
         others += len(hidden) + len(names) - len(found)
     return sorted(files), others
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
+    """Whether a path is a file that looks like a picture by its name, and is not hidden."""
     return path.suffix.lower() in SUFFIXES and not is_hidden(path.name) and path.is_file()
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,7 +77,10 @@ class RunDirectory:
 
     def read_overrides(self) -> list[str]:
         """What the command line of the run set; empty where that is not kept."""
-        return [str(word) for word in read_yaml(self._overrides) or []] if self._overrides.exists() else []
+        words = read_yaml(self._overrides) if self._overrides.exists() else None
+        if not isinstance(words or [], list):
+            raise CheckpointError(f"{self._overrides}: a list of words expected; repair or remove the run.")
+        return [str(word) for word in words or []]
 
     def read_metrics(self) -> dict[str, Any] | None:
         """What metrics.json says, None where the run is not finished; a CheckpointError if it is damaged."""
@@ -93,7 +97,9 @@ class RunDirectory:
         if found == [hydra] and not hydra.is_symlink() and begun >= {path.name for path in hydra.glob("*")}:
             return
         if self.read_status() is not None and found:
-            raise ConfigError(f"{self}: already contains a run; resume it with resume={self}, or choose another.")
+            raise ConfigError(
+                f"{self}: already contains a run; resume it with {shlex.quote(f'resume={self}')}, or choose another."
+            )
         if found:
             raise ConfigError(f"{self}: not empty, {found[0].name} lies there; choose a new directory for the run.")
 

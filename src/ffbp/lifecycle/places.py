@@ -50,17 +50,30 @@ def require_known_images(settings: Settings, directory: RunDirectory) -> None:
         )
 
 
+def folder_of_data(run: Path) -> str:
+    """The folder of downloadable data sets that a saved run names, if it is there; else nothing."""
+    try:
+        folder = str(_settings_beside(run)["paths"]["data_dir"])
+    except (CheckpointError, LookupError, TypeError):
+        return ""
+    return folder if Path(folder).is_dir() else ""
+
+
 def place_of_images(run: Path) -> str:
     """Where a saved run, or the run of a checkpoint file, says that its own images are.
 
     Raises:
         CheckpointError: if it does not say it.
     """
-    directory = RunDirectory(run.absolute().parent.parent if run.is_file() else run)
     try:
-        place = read_yaml(directory.config)["data"]["path"]
+        place = _settings_beside(run)["data"]["path"]
     except (CheckpointError, LookupError, TypeError):
         place = None
     if not isinstance(place, str):
         raise CheckpointError(f"{run}: does not say where its images are; name their place with data.path=.")
     return place
+
+
+def _settings_beside(run: Path) -> Any:
+    """The settings that a saved run, or the run of a checkpoint file, has kept, as they stand."""
+    return read_yaml(RunDirectory(run.absolute().parent.parent if run.is_file() else run).config)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -168,7 +169,7 @@ class RunRecord(Checkpoint):
 
     def _stop(self, trainer: pl.Trainer) -> None:
         number = self.signals.received or Signals.SIGTERM
-        after = f"Resume with: {PROGRAM.format('train')} resume={self.directory}"
+        after = f"Resume with: {PROGRAM.format('train')} {shlex.quote(f'resume={self.directory}')}"
         if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             after = "It cannot be resumed, since trainer.max_time ends it by the clock."
         where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"

@@ -1,9 +1,11 @@
 """How runs begin: in a new directory, or where an earlier one stopped. Imports PyTorch only once it is needed."""
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from ffbp.errors import CheckpointError, Interrupted, Refusal
+from ffbp.errors import CheckpointError, ConfigError, Interrupted, Refusal
 from ffbp.files import PROGRAM
 from ffbp.lifecycle.directory import RunDirectory, Status, differences
-from ffbp.lifecycle.places import has_own_images, require_known_images
+from ffbp.lifecycle.places import has_own_images, require_known_images, with_whole_path
 from ffbp.lifecycle.prune import is_pruned
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
 from ffbp.lifecycle.threads import usable_cores
@@ -27,6 +30,9 @@ def start_run(config: DictConfig, path: Path) -> None:
     """Train with the settings that Hydra composed; a ConfigError if anything lies in the directory."""
     directory = RunDirectory(path)
     try:
+        if HydraConfig.get().sweeper.get("params"):
+            raise ConfigError("+sweep=: gives several values of a setting; add -m.")
+        check_places(config, HydraConfig.get().job.chdir)
         with directory.locked():
             directory.require_unused()
             begin_run(config, directory)
@@ -34,6 +40,15 @@ def start_run(config: DictConfig, path: Path) -> None:
         if FIRST_PROCESS:
             directory.remove_if_empty()
         raise
+
+
+def check_places(config: DictConfig, chdir: bool | None) -> None:
+    """Raise a ConfigError for settings by which a run would lie in two folders, or look for its images in a third."""
+    if chdir:
+        raise ConfigError("hydra.job.chdir=true: cannot be set, since paths begin at the folder of the command.")
+    place = plain(OmegaConf.create({"paths": config.paths}), resolve=False)["paths"]["output_dir"]
+    if place != "${hydra:runtime.output_dir}":
+        raise ConfigError(f"paths.output_dir={place}: cannot be set; name a run's directory by hydra.run.dir=.")
 
 
 def begin_run(config: DictConfig, directory: RunDirectory) -> None:
@@ -52,16 +67,27 @@ def resume_run(path: Path, changes: Sequence[str], *, trust: Sequence[str] = (),
     with directory.locked() if directory.config.exists() else nullcontext():
         settings = settings_of(directory, trust)
         settings["debug"] = debug
-        longer = _accept_changes(settings, OmegaConf.from_dotlist(list(changes)))
+        kept, longer = _accept_changes(settings, changes, directory)
         if not is_pruned(directory) and not any(word.startswith("data.path=") for word in changes):
             require_known_images(settings, directory)
-        continue_run(settings, directory, directory.read_overrides(), longer=longer)
+        continue_run(settings, directory, directory.read_overrides(), kept, longer=longer)
 
 
 def continue_run(
-    settings: Settings, directory: RunDirectory, overrides: Sequence[str], *, longer: bool = False
+    settings: Settings,
+    directory: RunDirectory,
+    overrides: Sequence[str],
+    kept: Settings | None = None,
+    *,
+    longer: bool = False,
 ) -> None:
-    """Train what is left of a run, or say that nothing is; `longer` if it has been given more epochs."""
+    """Train what is left of a run, or say that nothing is.
+
+    Args:
+        settings, directory, overrides: of the run.
+        kept: what to write down as its settings; None where they stay as they are.
+        longer: whether it has been given more epochs.
+    """
     evaluate = PROGRAM.format("evaluate")
     if is_pruned(directory):
         said = f"{directory}: its last checkpoint was pruned, so it cannot be trained longer"
@@ -76,10 +102,6 @@ def continue_run(
         raise CheckpointError(
             f"{directory}: trainer.max_time ends it by the clock, so it cannot be resumed; start anew."
         )
-    kept = None
-    if longer:
-        kept = read_kept(directory.config)
-        kept["trainer"]["max_epochs"] = settings["trainer"]["max_epochs"]
     _train(settings, directory, overrides, kept, resume=True)
 
 
@@ -95,9 +117,9 @@ def command_line() -> list[str]:
     return [str(word) for word in HydraConfig.get().overrides.task]
 
 
-def plain(config: Any) -> Settings:
-    """Settings as plain values, all lookups resolved."""
-    return cast(Settings, OmegaConf.to_container(config, resolve=True))
+def plain(config: Any, *, resolve: bool = True) -> Settings:
+    """Settings as plain values, all lookups resolved, or as they stand."""
+    return cast(Settings, OmegaConf.to_container(config, resolve=resolve))
 
 
 def write_end(directory: RunDirectory, overrides: Sequence[str], error: BaseException) -> None:
@@ -160,27 +182,58 @@ def _cores_of_a_job() -> int | None:
     return launcher.get("cpus_per_task") or max(1, usable_cores() // (jobs if jobs > 0 else usable_cores()))
 
 
-def _accept_changes(settings: Settings, wanted: DictConfig) -> bool:
+CHANGEABLE = ("trainer.max_epochs", "paths.data_dir", "data.path")
+
+
+def _accept_changes(
+    settings: Settings, changes: Sequence[str], directory: RunDirectory
+) -> tuple[Settings | None, bool]:
     """Put a larger number of epochs, or where the data is, into the settings; reject any other difference.
 
-    Returns whether there are more epochs than before.
+    Returns:
+        the settings that the run is to keep, None if they stay as they are; whether there are more epochs.
+
+    Raises:
+        CheckpointError: for any other change.
     """
     keeps = "a resumed run keeps its settings"
-    try:
-        after = plain(OmegaConf.merge(OmegaConf.create(settings), wanted))
-        epochs, most = settings["trainer"]["max_epochs"], after["trainer"]["max_epochs"]
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
-        words = " ".join(f"{name}={value}" for name, value in plain(wanted).items())
-        raise CheckpointError(f"{words}: {keeps}. Start a new run instead.") from error
+    after = deepcopy(settings)
+    for word in changes:
+        name, _, text = word.partition("=")
+        *parents, last = name.split(".")
+        try:
+            part = after
+            for parent in parents:
+                part = part[parent]
+            part[last] = text if name in CHANGEABLE[1:] else _value(text)
+        except (OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{word}: {keeps}. Start a new run instead.") from error
+    epochs, most = settings["trainer"]["max_epochs"], after["trainer"]["max_epochs"]
+    said = {word.partition("=")[0] for word in changes}
     settings["trainer"]["max_epochs"] = most
-    if "paths" in wanted and "data_dir" in settings["data"]:
+    if "paths.data_dir" in said and "data_dir" in settings["data"]:
         for there in (settings["paths"], settings["data"], after["data"]):
             there["data_dir"] = after["paths"]["data_dir"]
     if has_own_images(settings["data"]):
         settings["data"]["path"] = after["data"]["path"]
     wrong = differences(settings, after)
-    if not isinstance(most, int) or most < epochs:
+    if not isinstance(most, int) or _as_limit(most) < _as_limit(epochs):
         wrong.append(f"trainer.max_epochs is {epochs} there and can only grow")
     if wrong:
         raise CheckpointError(f"{keeps}: {'; '.join(wrong)}. Start a new run instead.")
-    return bool(most > epochs)
+    kept = read_kept(directory.config)
+    kept["trainer"]["max_epochs"] = most
+    if "paths.data_dir" in said:
+        kept["paths"]["data_dir"] = str(Path(settings["paths"]["data_dir"]).absolute())
+    if "data.path" in said:
+        kept["data"] = with_whole_path(kept["data"] | {"path": settings["data"]["path"]})
+    return kept if said & {*CHANGEABLE} else None, _as_limit(most) > _as_limit(epochs)
+
+
+def _value(text: str) -> Any:
+    """What a word of the command line says, read as the settings are."""
+    return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]  # type: ignore[index,call-overload]
+
+
+def _as_limit(epochs: int | None) -> float:
+    return math.inf if epochs in (None, -1) else float(epochs)

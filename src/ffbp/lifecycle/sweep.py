@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from ffbp.errors import ConfigError, Interrupted, Refusal, ResourceError
 from ffbp.files import write_text
 from ffbp.lifecycle.directory import RunDirectory, Status
 from ffbp.lifecycle.job import NOT_OF_THE_RUN, ONE_BY_ONE, accuracy, standing
-from ffbp.lifecycle.start import plain
+from ffbp.lifecycle.start import check_places, plain
 from ffbp.lifecycle.sweep_progress import SweepProgress, job_names, planned
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
@@ -44,6 +45,7 @@ class SweepStart(Callback):
 
 def _check_sweep(config: DictConfig, path: Path) -> None:
     """Raise a ConfigError for a sweep whose jobs could not run, or not be told apart."""
+    check_places(config, config.hydra.job.chdir)
     trainer = plain(config.trainer)
     strategy, devices = trainer.get("strategy"), trainer.get("devices")
     if "ddp" in str(strategy):
@@ -62,9 +64,19 @@ def _check_sweep(config: DictConfig, path: Path) -> None:
         raise ConfigError(f"-m with {several[0]}: {ONE_BY_ONE}")
     if swept := [word for word in words if NOT_OF_THE_RUN.match(word) and parse(word).is_sweep_override()]:
         raise ConfigError(f"{swept[0]}: one value expected; jobs that differ in it alone would share a folder.")
+    _require_own_files(path)
     if numbered := sorted(path.glob("[0-9]*_*/status.json")):
         folder = numbered[0].parent.name
         raise ConfigError(f"{path}: a sweep of an earlier version ({folder}); choose another hydra.sweep.dir.")
+
+
+def _require_own_files(path: Path) -> None:
+    """Raise a ConfigError if a file lies in a sweep's folder that the sweep would overwrite, and that is no sweep's."""
+    beginnings = {"sweep.json": "[", "multirun.yaml": "hydra:"}
+    for name, beginning in beginnings.items():
+        with suppress(FileNotFoundError):
+            if not (path / name).read_text(errors="replace").startswith(beginning):
+                raise ConfigError(f"{path / name}: not of a sweep; choose another hydra.sweep.dir.")
 
 
 @contextmanager
@@ -83,8 +95,9 @@ def judged_by_its_files() -> Iterator[None]:
     path = SweepStart.directory
     if SweepStart.progress:
         SweepStart.progress.stop()
-    jobs = summarise(path) if path else []
-    go_on = f"go on with the same command and hydra.sweep.dir={path}"
+    folders = SweepStart.progress.folders if SweepStart.progress else None  # None where they are not known
+    jobs = summarise(path, folders or ()) if path else []
+    go_on = f"go on with the same command and {shlex.quote(f'hydra.sweep.dir={path}')}"
     if path and SIGNALS.received:
         raise Interrupted(f"stopped by {SIGNALS.received.name}; {go_on}", SIGNALS.received)
     if ended_by is not None:
@@ -94,12 +107,17 @@ def judged_by_its_files() -> Iterator[None]:
     if broken := [job for job in jobs if job["state"] != "finished" or job["error"]]:
         repeated = SweepStart.progress is None or SweepStart.progress.repeats_failed
         advice = f", and {go_on}" if repeated or any(job["state"] != "failed" for job in broken) else ""
+        if folders is not None and not any(job["job"] in folders for job in broken):
+            advice = "; they are of other commands: repeat those, or remove the jobs' folders"
         raise Refusal(f"{path}: {len(broken)} of {len(jobs)} jobs are not finished; see the table{advice}")
 
 
-def summarise(path: Path) -> list[dict[str, Any]]:
-    """Print one table of all jobs of a sweep, the best in validation first, and leave them by name in sweep.json."""
-    jobs = [_outcome(RunDirectory(path / name)) for name in sorted(job_names(path), key=_in_order)]
+def summarise(path: Path, folders: Collection[str]) -> list[dict[str, Any]]:
+    """Print one table of all jobs of a sweep, the best in validation first, and leave them by name in sweep.json.
+
+    `folders` are those of the jobs that the command line names, as far as they are known.
+    """
+    jobs = [_outcome(RunDirectory(path / name)) for name in sorted(job_names(path, folders), key=_in_order)]
     table = Table(Column("job", overflow="fold"), "state", "val/acc", "test/acc", "error", title=str(path))
     ranked = sorted(jobs, key=lambda job: (job["state"] != "finished", -(job["val/acc"] or 0.0)))
     for job in ranked:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,9 +42,14 @@ def planned(config: DictConfig) -> tuple[int | None, list[str] | None, list[str]
     return len(jobs), [job_folder(words) for words in jobs], swept
 
 
-def job_names(path: Path) -> list[str]:
-    """The names of the folders of all jobs of a sweep that have begun."""
-    return [folder.name for folder in path.iterdir() if {"=", "@"} & set(folder.name) and folder.is_dir()]
+def job_names(path: Path, known: Collection[str] = ()) -> list[str]:
+    """The names of the folders of all jobs of a sweep that have begun: those that are known, and that look like one."""
+    return [folder.name for folder in path.iterdir() if folder.is_dir() and (folder.name in known or _is_job(folder))]
+
+
+def _is_job(folder: Path) -> bool:
+    written = (folder / "status.json", folder / ".hydra")
+    return bool({"=", "@"} & set(folder.name)) and any(path.exists() for path in written)
 
 
 def _stop_local_jobs() -> None:

@@ -8,6 +8,7 @@ from ffbp.errors import ResourceError
 if TYPE_CHECKING:
     from ffbp.models import Stack
 
+MOST_THREADS = 1024
 MACS_PER_THREAD = 40_000_000
 """Multiply-adds in a batch's forward pass that are worth one more thread, see docs/speed.md."""
 
@@ -44,7 +45,7 @@ def automatic_threads(stack: "Stack", batch_size: int, cores: int) -> int:
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # further numbers are for nested parallel parts
     if wanted.isdigit() and int(wanted):
-        return int(wanted)
+        return min(int(wanted), MOST_THREADS)
     from ffbp.callbacks.costs import Meter  # here, since it brings PyTorch
 
     with Meter() as meter:

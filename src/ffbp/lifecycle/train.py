@@ -241,9 +241,9 @@ def _git_revision() -> str | None:
     data = [f":!results/*.{kind}" for kind in ("json", "md", "png")]  # which a series of runs writes as it goes on
     commands = ["describe", "--always", "--abbrev=12"], ["status", "--porcelain", "--untracked-files=no", "--", *data]
     try:
+        git = ["git", "--no-optional-locks", "-C", str(CHECKOUT)]  # which might be in a commit's way
         revision, changed = (
-            subprocess.run(["git", "-C", CHECKOUT, *words], capture_output=True, text=True, check=True, timeout=10)
-            for words in commands
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=10) for words in commands
         )
     except (OSError, subprocess.SubprocessError):
         return None

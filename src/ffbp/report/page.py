@@ -1,6 +1,7 @@
 """The comparison in a folder: one self-contained HTML page, and its tables and figures as files."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -17,7 +18,7 @@ from markupsafe import Markup
 from pydantic import TypeAdapter
 
 from ffbp.errors import ConfigError
-from ffbp.files import PROGRAM, write_text, writing
+from ffbp.files import PROGRAM, write_bytes, write_text, writing
 from ffbp.plain_text import read_text
 from ffbp.report import curves, grids, mistakes
 from ffbp.report.differences import differing, flat, shown
@@ -68,9 +69,9 @@ def write_report(directory: Path) -> list[Group]:
                     path.unlink(missing_ok=True)  # it might be a link that leads elsewhere
                 draw(of_set, quantity, *paths)
         sets.append({**_data_set(name, of_set, directory, 1 / len(names)), "files": list(figures.values())})
-    write_text(folder / "groups.csv", groups_csv(groups))
-    write_text(folder / "runs.csv", runs_csv(groups))
-    write_text(folder / "index.html", render(sets, found))
+    written = {"groups.csv": groups_csv(groups), "runs.csv": runs_csv(groups), "index.html": render(sets, found)}
+    for name, text in written.items():  # a folder's name need not be UTF-8
+        write_bytes(folder / name, text.encode("utf-8", "backslashreplace"))
     return groups
 
 
@@ -85,7 +86,7 @@ def render(sets: Sequence[Mapping[str, Any]], found: Found) -> str:
     policy = f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
     policy += "img-src data:; base-uri 'none'; form-action 'none'"
     drawn = [{name: part[name] for name in ("name", "groups", "answers")} for part in sets]
-    data = json.dumps(drawn, separators=(",", ":"), ensure_ascii=True).translate(
+    data = json.dumps(drawn, separators=(",", ":"), ensure_ascii=True, allow_nan=False).translate(
         {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}  # which end no script and begin no entity
     )
     lines = [*found.damaged, *(line for part in sets for line in part["left_out"])]
@@ -186,7 +187,7 @@ def _ended(path: Path) -> str:
 
 def _link(directory: str) -> str:
     """From the page to a run's directory, as a relative address."""
-    return f"../{quote(directory)}/"
+    return f"../{quote(os.fsencode(directory))}/"
 
 
 def _file_names(data: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -125,7 +125,7 @@ def short(value: float | None, unit: float = 1.0) -> str:
     """A number in multiples of `unit`, to three digits; a dash for None."""
     if value is None:
         return "-"
-    decimals = 2 - math.floor(math.log10(value / unit)) if value else 0
+    decimals = 2 - math.floor(math.log10(value / unit)) if value / unit else 0
     return f"{value / unit:,.{min(max(decimals, 0), 4)}f}"
 
 
