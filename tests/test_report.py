@@ -248,6 +248,13 @@ def test_a_cell_of_a_csv_file_is_no_formula(tmp_path, no_figures):
     assert line[:2] == ["'@x", "'=1+1, mlp"]
 
 
+def test_data_sets_of_one_name_with_other_images_are_not_compared(tmp_path):
+    for folder, images in {"a": "3f2a", "b": "3f2a", "c": "77d0"}.items():
+        write_run(tmp_path / folder, data="npz", images=images)
+    write_run(tmp_path / "d", data="digits")
+    assert [run.metrics["data"] for run in read_runs(tmp_path)] == ["npz 3f2a", "npz 3f2a", "npz 77d0", "digits"]
+
+
 def test_data_sets_have_tables_of_their_own_in_the_terminal():
     runs = [a_run("bp", "mlp", 0, 0.97), a_run("ff", "[b]mlp[/b]", 0, 0.94), a_run("bp", "mlp", 0, 0.5, data="[red]")]
     console = Console(file=io.StringIO(), width=160)

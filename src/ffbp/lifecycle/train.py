@@ -90,6 +90,8 @@ class Prepared(NamedTuple):
         results |= {"time/train_seconds": train_seconds, "time/epoch_seconds": train_seconds / max(1, len(rows))}
         results |= {"time/total_seconds": time.perf_counter() - started, **costs}
         metrics = _all_metrics(settings, trainer, parameters, results)
+        if data.fingerprint is not None:  # data sets of one name need not be the same
+            metrics["images"] = data.fingerprint[:8]
         if trainer.is_global_zero and not record.rehearsal:
             answers.write(directory.predictions, data.test.images)
             write_text(directory.metrics, json.dumps(metrics, indent=2) + "\n")

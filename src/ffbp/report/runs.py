@@ -126,7 +126,20 @@ def find_runs(directory: Path) -> Found:
                 found.runs.append(replace(_read_run(path), directory=name))
         except CheckpointError as error:
             found.damaged.append(one_line(error))
-    return found
+    return found._replace(runs=_with_data_sets_apart(found.runs))
+
+
+def _with_data_sets_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, with a part of their checksums in the names of data sets of one name that hold different images."""
+    images = defaultdict(set)
+    for run in runs:
+        images[run.metrics["data"]].add(run.metrics.get("images"))
+    return [
+        replace(run, metrics=run.metrics | {"data": f"{run.metrics['data']} {run.metrics.get('images') or 'unknown'}"})
+        if len(images[run.metrics["data"]]) > 1
+        else run
+        for run in runs
+    ]
 
 
 def read_runs(directory: Path) -> list[Run]:
