@@ -27,10 +27,8 @@ sweep cells_position algo=ff model=cnn algo.normalization_per=position trainer.m
   for name in ff_negatives ff_threshold ff_readout ff_label ff_peers; do
     sweep "$name" "+sweep=$name" seed=0,1,2
   done
-  sweep hinton_local experiment=hinton_local $five
-  for name in conv_ff conv_ff_labels self_contrastive; do
-    sweep "$name" "experiment=$name" seed=0,1,2
-  done
+  for name in hinton_local self_contrastive; do sweep "$name" "experiment=$name" $five; done
+  for name in conv_ff conv_ff_labels; do sweep "$name" "experiment=$name" seed=0,1,2; done
 } &
 for name in hinton_supervised hinton_unsupervised; do sweep "$name" "experiment=$name" $five; done
 sweep hinton_shifts experiment=hinton_shifts seed=0,1,2
