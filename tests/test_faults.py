@@ -22,8 +22,8 @@ from ffbp.data.sources import digits, idx_set
 from ffbp.errors import CheckpointError, DataError, NumericError, ResourceError
 from ffbp.lifecycle import checkpoint, upgrades
 from ffbp.lifecycle import train as run
-from ffbp.lifecycle.checkpoint import FORMAT, previous_of, read_checkpoint, write_checkpoint
-from ffbp.lifecycle.directory import nearby_runs
+from ffbp.lifecycle.checkpoint import FORMAT, read_checkpoint, write_checkpoint
+from ffbp.lifecycle.directory import nearby_runs, previous_of
 from ffbp.lifecycle.load import usable_checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures" / "format_1"

@@ -16,8 +16,8 @@ import ffbp
 from ffbp.cli.runs import prune
 from ffbp.evaluation import test_metrics as metrics_of
 from ffbp.lifecycle import train as run
-from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint
-from ffbp.lifecycle.directory import RunDirectory, Status
+from ffbp.lifecycle.checkpoint import read_checkpoint
+from ffbp.lifecycle.directory import RunDirectory, Status, previous_of
 from ffbp.lifecycle.job import standing
 from ffbp.lifecycle.prune import prune as prune_run
 from ffbp.lifecycle.start import resume_run

@@ -14,8 +14,8 @@ from same_run import assert_same_run, start
 
 from ffbp.errors import ConfigError, NumericError
 from ffbp.lifecycle import train as run
-from ffbp.lifecycle.checkpoint import SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
-from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.checkpoint import SafeCheckpointIO, read_checkpoint, write_checkpoint
+from ffbp.lifecycle.directory import RunDirectory, previous_of
 
 LIVELY = ("data.shift=1", "model.input_dropout=0.1", "checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 CASES = {

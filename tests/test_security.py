@@ -18,8 +18,8 @@ from test_refusals import LAST, assert_refused, broken_off, other_settings, save
 
 import ffbp
 from ffbp.errors import CheckpointError, ConfigError
-from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint, write_checkpoint
-from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.checkpoint import read_checkpoint, write_checkpoint
+from ffbp.lifecycle.directory import RunDirectory, previous_of
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
 from ffbp.lifecycle.trust import require_own_files, require_trust
 

@@ -21,8 +21,8 @@ from test_security import COMPOSED, SAVER, TINY, as_saved, bounded, stranger  # 
 import ffbp
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.lifecycle import train as run
-from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, read_checkpoint, write_checkpoint
-from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, read_checkpoint, write_checkpoint
+from ffbp.lifecycle.directory import RunDirectory, previous_of
 from ffbp.lifecycle.load import checkpoint_to_resume
 from ffbp.lifecycle.saved import settings_of
 

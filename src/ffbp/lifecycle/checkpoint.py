@@ -14,6 +14,7 @@ from ffbp.errors import CheckpointError
 from ffbp.files import writing
 from ffbp.lifecycle.archive import read_archive, require_savable
 from ffbp.lifecycle.checksum import seal_of, sealed
+from ffbp.lifecycle.directory import previous_of
 from ffbp.lifecycle.plain_pickle import Unreadable
 from ffbp.lifecycle.upgrades import upgrade_checkpoint
 
@@ -71,11 +72,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return upgrade_checkpoint(content) if "state_dict" in content else content
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: refused, not the content of a run's checkpoint.") from error
-
-
-def previous_of(path: Path) -> Path:
-    """Where the checkpoint before the one at `path` is kept."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def replace_damaged(path: Path, other: Path) -> None:

@@ -153,6 +153,11 @@ class RunDirectory:
             self.path.rmdir()
 
 
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def nearby_runs(directory: Path) -> str:
     """A sentence that names the latest runs close to a directory that is none, or nothing."""
     folder = next((folder for folder in (directory, *directory.parents) if folder.is_dir()), Path())

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback
 from ffbp.algorithms import Algorithm
 from ffbp.build import build_algorithm
 from ffbp.errors import CheckpointError
-from ffbp.lifecycle.checkpoint import FORMAT, previous_of, read_checkpoint
-from ffbp.lifecycle.directory import RunDirectory, differences, nearby_runs
+from ffbp.lifecycle.checkpoint import FORMAT, read_checkpoint
+from ffbp.lifecycle.directory import RunDirectory, differences, nearby_runs, previous_of
 from ffbp.lifecycle.fitting import precision_of, require_fitting_model, require_fitting_states
 from ffbp.lifecycle.places import OTHER_IMAGES
 from ffbp.lifecycle.trust import require_own_files, require_trust

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ffbp.errors import CheckpointError
-from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.directory import RunDirectory, previous_of
 from ffbp.plain_text import read_yaml
 from ffbp.settings import Settings
 
@@ -42,7 +42,7 @@ def without_places(data: Settings) -> Settings:
 
 def require_known_images(settings: Settings, directory: RunDirectory) -> None:
     """Raise a CheckpointError if a saved run names a place of images, and has no checkpoint to know them by."""
-    checkpoints = (directory.last, directory.last.with_name("last.previous.ckpt"))
+    checkpoints = (directory.last, previous_of(directory.last))
     if has_own_images(settings["data"]) and not any(path.exists() for path in checkpoints):
         raise CheckpointError(
             f"{directory}: has no checkpoint yet, by which its images would be known; say that they are yours with "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ffbp.errors import CheckpointError
 from ffbp.lifecycle.checksum import seal_of
-from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.directory import RunDirectory, previous_of
 
 PREVIOUS = ("best.previous.ckpt", "last.previous.ckpt")
 ALL_BUT_BEST = (*PREVIOUS, "best.damaged.ckpt", "last.damaged.ckpt", "last.ckpt")
@@ -23,7 +23,7 @@ class Spared(NamedTuple):
 
 def is_pruned(directory: RunDirectory) -> bool:
     """Whether a run was finished, and has its best checkpoint but no last one to go on from."""
-    lasts = (directory.last, directory.last.with_name("last.previous.ckpt"))
+    lasts = (directory.last, previous_of(directory.last))
     return directory.metrics.exists() and directory.best.exists() and not any(path.exists() for path in lasts)
 
 

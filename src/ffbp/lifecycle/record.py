@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint, Timer
 from ffbp.algorithms import Algorithm
 from ffbp.errors import CheckpointError, Interrupted
 from ffbp.files import PROGRAM, write_text
-from ffbp.lifecycle.checkpoint import previous_of, read_checkpoint, replace_damaged
-from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.checkpoint import read_checkpoint, replace_damaged
+from ffbp.lifecycle.directory import RunDirectory, previous_of
 from ffbp.lifecycle.progress import epoch_line
 from ffbp.processes import NotedSignals
 from ffbp.settings import BestEpoch

@@ -25,9 +25,9 @@ from ffbp.callbacks import Costs
 from ffbp.data import MemoryData
 from ffbp.errors import CheckpointError, ConfigError, NumericError, ResourceError
 from ffbp.files import CHECKOUT, PROGRAM, write_text
-from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, previous_of, replace_damaged
+from ffbp.lifecycle.checkpoint import FORMAT, SafeCheckpointIO, replace_damaged
 from ffbp.lifecycle.conflicts import reject_conflicts, require_compiler
-from ffbp.lifecycle.directory import RunDirectory
+from ffbp.lifecycle.directory import RunDirectory, previous_of
 from ffbp.lifecycle.freed_memory import keep_freed_memory
 from ffbp.lifecycle.load import checkpoint_to_resume
 from ffbp.lifecycle.places import without_places
