@@ -170,7 +170,8 @@ def test_a_folder_of_any_name_and_a_number_of_any_size_have_a_place_on_the_page(
         ("metrics.json", {"test/acc_softmax": "x"}),
         ("metrics.json", {"own": 1.7e308}),  # of which two cannot be added
         *[("metrics.csv", text) for text in ("", "epoch\n", "epoch\n0\n", "a,b\n1\n", '"' * 200_000, "\0")],
-        *[("metrics.csv", ",".join(COLUMNS) + f"\n0,{value},1,1,1,1\n") for value in ("inf", "x", "1,1", "1e300", "")],
+        *[("metrics.csv", ",".join(COLUMNS) + f"\n0,{value},1,1,1,1\n") for value in ("inf", "x", "1,1", "1e300")],
+        ("metrics.csv", ",".join(COLUMNS) + "\n0,1,1,1,1,\n"),
         *[(".hydra/overrides.yaml", text) for text in ("a: 1", "[", "\0", "&a [*a]", "- " * 3000, "x" * 200_000)],
         *[(".hydra/config.yaml", text) for text in ("", "[", "a: 1", "algo: {x: '${oc.env:HOME}'}", "&a [*a]")],
     ],

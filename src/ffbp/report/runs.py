@@ -240,6 +240,6 @@ def _columns(text: str) -> dict[str, list[float]]:
         raise ValueError(f"no values of {', '.join(sorted(missing))}")
     if not all(math.isnan(value) or abs(value) < 1e30 for values in columns.values() for value in values):
         raise ValueError("numbers of a finite size expected")
-    if any(math.isnan(value) for name in COLUMNS for value in columns[name]):
-        raise ValueError(f"{', '.join(COLUMNS)} of each epoch expected")
+    if any(math.isnan(number) for name in ("epoch", "time/epoch_seconds") for number in columns[name]):
+        raise ValueError("the number and the seconds of each epoch expected")
     return columns
