@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -38,6 +39,22 @@ def kmnist(tmp_path: Path) -> Path:
         write_idx(folder / f"{part}-images-idx3-ubyte", generator.integers(0, 256, (count, 28, 28)))
         write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
     return tmp_path
+
+
+def test_a_run_is_tested_again_on_the_images_of_the_folder_that_it_names(kmnist, warm):
+    short = ("data.val_size=10", "data.batch_size=10", "model.widths=[5]", "trainer.max_epochs=1", "hydra.run.dir=run")
+    done = warm("algo=bp", "model=mlp", "data=kmnist", f"paths.data_dir={kmnist}", *short)
+    assert done.wait() == 0, done.stderr
+    elsewhere = {"FFBP_DATA_DIR": "nowhere"}
+    again = warm("run=run", script="evaluate.py", **elsewhere)
+    assert again.wait() == 0, again.stderr
+    known = json.loads((warm.folder / "run" / "metrics.json").read_text())
+    assert json.loads(again.stdout)["test/acc"] == known["test/acc"]
+    kmnist.joinpath("KMNIST").rename(kmnist / "moved")
+    gone = warm("run=run", script="evaluate.py", **elsewhere)  # and is not filled anew
+    assert (gone.wait(), gone.stderr.count("\n")) == (3, 1)
+    assert not (kmnist / "KMNIST").exists()
+    assert warm("run=run", f"paths.data_dir={kmnist}", script="evaluate.py").wait() == 3
 
 
 def test_plain_and_packed_files_read_alike_and_nothing_is_written(kmnist):

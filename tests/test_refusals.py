@@ -274,6 +274,11 @@ def test_resuming_with_other_settings(saved, warm):
     assert_refused(warm, words, 4, says)
     assert_refused(warm, "resume=run trainer.max_epochs=1", 4, "can only grow")
     assert_refused(warm, "resume=run trainr.max_epochs=9", 4, "trainr")
+    config = saved / ".hydra" / "config.yaml"  # of a run that steps ended, to which any number of epochs is fewer
+    config.write_text(
+        config.read_text().replace("max_epochs: 4", "max_epochs: -1").replace("max_steps: -1", "max_steps: 9")
+    )
+    assert_refused(warm, "resume=run trainer.max_epochs=9", 4, "max_epochs is -1 there and can only grow")
     for word in ("seed", "=3", "-m", "--cfg"):
         assert_refused(warm, f"resume=run {word}", 2, f"{word}: not together with resume=")
     assert_refused(warm, "resume=run resume=other", 2, "resume= is given twice")

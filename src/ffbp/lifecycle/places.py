@@ -54,9 +54,9 @@ def folder_of_data(run: Path) -> str:
     """The folder of downloadable data sets that a saved run names, if it is there; else nothing."""
     try:
         folder = str(_settings_beside(run)["paths"]["data_dir"])
-    except (CheckpointError, LookupError, TypeError):
+        return folder if Path(folder).is_dir() else ""
+    except (CheckpointError, LookupError, TypeError, OSError):  # the last for a name that is none
         return ""
-    return folder if Path(folder).is_dir() else ""
 
 
 def place_of_images(run: Path) -> str:
