@@ -44,7 +44,8 @@ def assert_same_measures(one: Path, two: Path) -> None:
         assert metrics[1][name] == pytest.approx(metrics[0][name], rel=1e-4)
     first, second = (read_answers(run / "predictions.npz") for run in (one, two))
     assert second.labels.tolist() == first.labels.tolist()
-    assert second.scores.astype(float) == pytest.approx(first.scores.astype(float), abs=0.02)
+    # they are kept rounded to five bits, so that the last bits of two sums may make a step of one of those
+    assert second.scores.astype(float) == pytest.approx(first.scores.astype(float), rel=2**-5, abs=0.02)
 
 
 RESTS = ["data.batch_size=103", "data.eval_batch_size=199"]  # each leaves a batch of one image

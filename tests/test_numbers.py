@@ -107,6 +107,17 @@ def test_every_rule_trains_and_predicts_in_any_precision(words, precision, tmp_p
     assert prepared.algorithm.predict(images).shape == ffbp.load(tmp_path).predict(images).shape == (20,)
 
 
+def test_a_run_in_bf16_says_so_where_the_processor_has_no_instructions_for_it(tmp_path, monkeypatch):
+    def device(precision: str, *, bf16: bool) -> str:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": bf16}, raising=False)
+        words = ("algo=bp", *MLP, *SHORT, "trainer=cpu", f"trainer.precision={precision}", "threads=1")
+        return run.prepare(settings(*words), tmp_path, bar=False).summary()[2]
+
+    assert device("32-true", bf16=False) == device("bf16-mixed", bf16=True) == "cpu, 1 thread"
+    hint = "without instructions for bf16-mixed: trainer.precision=32-true is much faster"
+    assert device("bf16-mixed", bf16=False) == f"cpu, 1 thread, {hint}"
+
+
 RULES = sorted(path.stem for path in (CONF / "algo").glob("*.yaml"))
 
 

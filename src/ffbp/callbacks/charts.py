@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from ffbp.names import by_numbers
+
 Layout = dict[str, dict[str, list[object]]]
 
 READOUT = "readout/layer_{}/acc"
@@ -15,7 +17,7 @@ def layout(names: Iterable[str]) -> Layout:
     measured layer by layer, all layers.
     """
     groups: dict[str, dict[str, list[str]]] = {"Accuracy and loss": {}, "Goodness": {}, "Layers": {}}
-    for name in sorted(names, key=_in_order):
+    for name in sorted(names, key=by_numbers):
         layer = re.fullmatch(r"(\w+)/layer_(\d+)(?:/(\w+))?", name)
         # a chart is the same whatever run asks for it, so that TensorBoard draws all runs in it
         if layer and layer[1] == "ff" and (layer[3] or "").startswith("goodness_"):
@@ -39,8 +41,3 @@ def layout(names: Iterable[str]) -> Layout:
         for group, charts in groups.items()
         if charts
     }
-
-
-def _in_order(name: str) -> list[tuple[int, str]]:
-    """A key by which layer_10 comes after layer_9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -20,6 +20,7 @@ from ffbp.lifecycle.directory import RunDirectory, Status
 from ffbp.lifecycle.job import NOT_OF_THE_RUN, ONE_BY_ONE, accuracy, standing
 from ffbp.lifecycle.start import check_places, plain
 from ffbp.lifecycle.sweep_progress import SweepProgress, job_names, planned
+from ffbp.names import by_numbers
 from ffbp.processes import FIRST_PROCESS, SIGNALS
 
 
@@ -117,7 +118,7 @@ def summarise(path: Path, folders: Collection[str]) -> list[dict[str, Any]]:
 
     `folders` are those of the jobs that the command line names, as far as they are known.
     """
-    jobs = [_outcome(RunDirectory(path / name)) for name in sorted(job_names(path, folders), key=_in_order)]
+    jobs = [_outcome(RunDirectory(path / name)) for name in sorted(job_names(path, folders), key=by_numbers)]
     table = Table(Column("job", overflow="fold"), "state", "val/acc", "test/acc", "error", title=str(path))
     ranked = sorted(jobs, key=lambda job: (job["state"] != "finished", -(job["val/acc"] or 0.0)))
     for job in ranked:
@@ -144,8 +145,3 @@ def _outcome(directory: RunDirectory) -> dict[str, Any]:
     names = ("val/acc", "test/acc")
     measured = {name: accuracy(directory, name) if status.state == "finished" else None for name in names}
     return {"job": directory.path.name, "state": status.state, "error": status.error, **measured}
-
-
-def _in_order(name: str) -> list[str]:
-    """A key for sorting by name, numbers by their size: seed=2 before seed=10."""
-    return [part.zfill(20) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -35,7 +35,7 @@ from ffbp.lifecycle.predictions import TestAnswers
 from ffbp.lifecycle.progress import EpochBar
 from ffbp.lifecycle.record import LastEpochValidated, RunRecord, write_rows
 from ffbp.lifecycle.threads import automatic_threads, check_threads, usable_cores
-from ffbp.lifecycle.trainer import build_trainer, check_limits
+from ffbp.lifecycle.trainer import build_trainer, check_limits, computes_bf16_slowly
 from ffbp.processes import SIGNALS
 from ffbp.settings import Settings, check_settings
 
@@ -59,10 +59,13 @@ class Prepared(NamedTuple):
         parameters = sum(parameter.numel() for parameter in self.algorithm.parameters())
         threads = torch.get_num_threads()
         several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+        device = f"{trainer.strategy.root_device.type}{several}, {threads} thread{'s' if threads > 1 else ''}"
+        if computes_bf16_slowly(trainer):
+            device += f", without instructions for {trainer.precision}: trainer.precision=32-true is much faster"
         return [
             f"{settings['algo']['name']} on {settings['model']['name']}, {parameters:,} parameters",
             f"{_data_name(settings)}: {data.describe()}; batches of {data.batch_size}",
-            f"{trainer.strategy.root_device.type}{several}, {threads} thread{'s' if threads > 1 else ''}",
+            device,
         ]
 
     def fit(self) -> dict[str, Any]:

@@ -96,6 +96,17 @@ def check_limits(trainer: pl.Trainer, data: MemoryData) -> None:
             raise ConfigError(f"trainer.limit_{name}_batches={limit}: less than one of {batches}; give a whole number.")
 
 
+def computes_bf16_slowly(trainer: pl.Trainer) -> bool:
+    """Whether a training in bf16 is on a processor without instructions for it, so that 32 bits are much faster.
+
+    False where PyTorch cannot tell.
+    """
+    if not trainer.precision.startswith("bf16") or trainer.strategy.root_device.type != "cpu":
+        return False
+    ask = getattr(torch.cpu, "get_capabilities", None)  # which the oldest PyTorch that we allow does not have
+    return ask is not None and not any(ask().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
 def _skip_empty_hooks(trainer: pl.Trainer) -> None:
     """Have Lightning pass over the hooks of a batch that a callback has not written; it would call all, some thirty.
 

@@ -1,13 +1,13 @@
 """Grids of two settings among runs: the validation accuracy for each pair of their values, as the page shows it."""
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ffbp.errors import one_line
 from ffbp.lifecycle.job import NOT_OF_THE_RUN
+from ffbp.names import by_numbers
 from ffbp.report.differences import shortened
 from ffbp.report.runs import Group
 from ffbp.report.sentences import percent
@@ -96,18 +96,14 @@ def _differing(words: Sequence[Words]) -> list[str]:
     return [name for name in names if len({found[name] for found in words}) > 1]
 
 
-def _in_order(value: str) -> tuple[bool, float, list[tuple[bool, float, str]]]:
+def _in_order(value: str) -> tuple[float, list[tuple[float, str]]]:
     """A key for sorting: numbers by their size, then texts, with the numbers in them by their size."""
     try:
         number = float(value)
     except ValueError:
-        number = math.nan
-    parts = [
-        (part.isdecimal(), float(part) if part.isdecimal() else 0.0, part)
-        for part in re.split(r"(\d+)", value.replace("]", " "))
-    ]
+        number = math.inf
     # with a space for a bracket, [8] comes before [8,4]
-    return not math.isfinite(number), number if math.isfinite(number) else 0.0, parts
+    return number if math.isfinite(number) else math.inf, by_numbers(value.replace("]", " "))
 
 
 def _said(text: str) -> str:
