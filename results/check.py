@@ -4,7 +4,8 @@ python results/check.py                # a seed drawn now, experiments of at mos
 python results/check.py 11 paper_ff    # a seed and experiments of one's own choice
 
 A figure stands if the new accuracy lies in the 95 % prediction interval of those in results/, which one in twenty does
-not even if all is well. Exit code 1 if more do not than that makes likely. FFBP_DATA_DIR says where the images are.
+not even if all is well. Exit code 1 if more do not than that makes likely. FFBP_DATA_DIR says where the images are. The
+ten minutes are those of the runs in results/: on a processor without bf16, experiments in it take hours, so name others.
 """
 
 import json
