@@ -5,7 +5,7 @@ python results/check.py 11 paper_ff    # a seed and experiments of one's own cho
 
 A figure stands if the new accuracy lies in the 95 % prediction interval of those in results/, which one in twenty does
 not even if all is well. Exit code 1 if more do not than that makes likely. FFBP_DATA_DIR says where the images are. The
-ten minutes are those of the runs in results/: on a processor without bf16, experiments in it take hours, so name others.
+ten minutes are those of the runs in results/: experiments in bf16 take hours on a processor without it, so name others.
 """
 
 import json
