@@ -103,7 +103,7 @@ def computes_bf16_slowly(trainer: pl.Trainer) -> bool:
     """
     if not trainer.precision.startswith("bf16") or trainer.strategy.root_device.type != "cpu":
         return False
-    ask = getattr(torch.cpu, "get_capabilities", None)  # which the oldest PyTorch that we allow does not have
+    ask = getattr(torch.cpu, "get_capabilities", None)  # an older PyTorch may not have it
     return ask is not None and not any(ask().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
