@@ -130,12 +130,15 @@ def test_a_run_may_have_any_name(warm):
         known = warm(f"resume={name}")
         assert known.wait() == 0, known.stderr
         assert known.stdout.startswith(f"{name}: finished")
+    quoted = warm("resume='a b'")
+    assert quoted.wait() == 0, quoted.stderr
+    assert quoted.stdout.startswith("a b: finished")
     compared = warm("runs=[x]", script="compare.py")
     assert compared.wait() == 0, compared.stderr
     assert "[x]/compare/index.html" in compared.stdout
     picture = warm.folder / "007" / "[x]"
     Image.new("L", (28, 28)).save(picture, "PNG")  # blank
-    for images in ("images=007/[x]", "images=['007/[x]']"):
+    for images in ("images=007/[x]", "images=['007/[x]']", 'images="007/[x]"'):
         seen = warm("run=[x]", images, script="evaluate.py")
         assert seen.wait() == 0, seen.stderr
         assert seen.stdout.startswith("007/[x]\t")

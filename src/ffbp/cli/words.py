@@ -20,8 +20,9 @@ def asks_for_help(words: Sequence[str]) -> bool:
 def read_options(kind: type[Options], words: Sequence[str]) -> Options:
     """Fill a dataclass from key=value words.
 
-    A value is text as it stands, so that a run may be called 007, [x] or a=b; true or false where the field is a bool;
-    one of the choices of a Literal; and for a field of a list, `[one,another]` or one text without brackets.
+    A value is text as it stands, so that a run may be called 007, [x] or a=b; in quotes, as Hydra takes it, what
+    stands between them. It is true or false where the field is a bool; one of the choices of a Literal; and for a field
+    of a list, `[one,another]` or one text without brackets.
 
     Raises:
         ConfigError: if a key is unknown or given twice, or a value is wrong or missing.
@@ -64,11 +65,16 @@ def _value(kind: Any, key: str, text: str) -> Any:
             raise ConfigError(f"{key}={text}: {', '.join(get_args(kind))} expected.")
         return text.lower()
     if kind is str:
-        return text
-    texts = _texts(key, text) if text.startswith("[") and text.endswith("]") else [text]
+        return _unquoted(text)
+    texts = _texts(key, text) if text.startswith("[") and text.endswith("]") else [_unquoted(text)]
     if not texts:
         raise ConfigError(f"{key}=[]: at least one expected.")
     return texts
+
+
+def _unquoted(text: str) -> str:
+    quoted = re.fullmatch(r"(['\"])(.+)\1", text, re.DOTALL)
+    return quoted[2] if quoted else text
 
 
 def _texts(key: str, text: str) -> list[str]:
