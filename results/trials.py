@@ -40,12 +40,14 @@ PAIRS = {  # an experiment, its control, and the dropout that is searched
     "conv_ff": ("conv_ff_bp", "model.dropout"),
     "conv_ff_labels": ("conv_ff_bp", "model.dropout"),
     "fashion_ff": ("fashion_bp", "model.input_dropout"),
-    "fashion_ff_shifts": ("fashion_bp_shifts", "model.input_dropout"),
 }
-ON_FASHION = {  # of long ones, whose settings begin where the search on MNIST has ended
-    f"fashion_{name}": (f"fashion_{control}", key)
-    for name, (control, key) in PAIRS.items()
-    if name.startswith(("hinton", "self", "conv"))
+ON_FASHION = {  # the long ones, whose settings begin where the search on MNIST has ended
+    "fashion_ff_shifts": ("fashion_bp_shifts", "model.input_dropout"),
+    **{
+        f"fashion_{name}": (f"fashion_{control}", key)
+        for name, (control, key) in PAIRS.items()
+        if name.startswith(("hinton", "self", "conv"))
+    },
 }
 PAIRS |= ON_FASHION
 BRIGHTNESS = ("1", "2", "4", "8")  # of the label, where white is 1
