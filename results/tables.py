@@ -85,6 +85,7 @@ HINTON = {
     ),
 }
 FASHION = {
+    "fashion_paper_bp": ("the article's CNN, shifts",),
     "fashion_ff": ("784-128",),
     "fashion_ff_shifts": ("784-128, shifts",),
     "fashion_hinton_supervised": ("784-1000-1000-1000",),
@@ -97,6 +98,7 @@ FASHION = {
     "fashion_groups": ("class groups, three convolutions and a dense layer",),
 }
 CONTROLS = {  # others have one of their own, of the same name with _bp
+    "fashion_paper_bp": "fashion_paper_bp",  # which is backpropagation itself
     "conv_ff_labels": "conv_ff_bp",
     "fashion_ff": "fashion_bp",
     "fashion_ff_shifts": "fashion_bp_shifts",
@@ -176,7 +178,9 @@ def pairs_table(data: str, rows: Mapping[str, tuple[str, ...]], *more: str) -> s
     columns = (*errors, "seeds, ours and control", *more)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, (what, *quoted) in rows.items():
-        [group, *_], [control, *_] = read(name) or [None], read(CONTROLS.get(name, f"{name}_bp")) or [None]
+        names = dict.fromkeys([name, CONTROLS.get(name, f"{name}_bp")])
+        groups = [(read(each) or [None])[0] for each in names]
+        group, control = groups[0], groups[-1]
         if group is None:
             continue
         cells = [
@@ -186,7 +190,7 @@ def pairs_table(data: str, rows: Mapping[str, tuple[str, ...]], *more: str) -> s
             new_seed(group, "test/acc", error=True),
             str(group.first["epochs"]),
             percent(control, "test/acc", error=True) or "not run",
-            " and ".join(str(len(found.runs)) for found in (group, control) if found),
+            " and ".join(str(len(found.runs)) for found in groups if found),
             *quoted,
         ]
         lines.append(f"| {' | '.join(cells)} |")
