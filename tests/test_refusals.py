@@ -14,6 +14,7 @@ from ffbp.lifecycle import train as run
 
 FF, BP = "algo=ff data=digits", "algo=bp model=mlp data=digits"
 LAST = Path("checkpoints", "last.ckpt")
+SHORT = "trainer: {max_epochs: 1, limit_train_batches: 1}"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -53,6 +54,8 @@ SETTINGS = [
     ("paths.log_dir=", 2, "a place expected"),
     ("logger=null", 2, "logger=null: .*logger=none"),
     ("lr=1", 2, "mean algo.optimizer.lr"),
+    (f"{BP} +lr=1", 2, "^error: lr: no such setting. Did you mean algo.optimizer.lr"),
+    (f"{BP} +optimizer.lr=1", 2, "optimizer: no such setting. Did you mean algo.optimizer"),
     # what belongs to a sweep, and what would put a run into two places
     ("sweep=seeds", 2, r"write \+sweep=seeds, and -m"),
     ("+sweep=ff_label", 2, "add -m"),
@@ -165,6 +168,17 @@ def test_broken_yaml(text, says, warm):
     (folder / "broken.yaml").write_text(f"# @package _global_\n{text}")
     says = says.replace("line 2", "line 3")
     assert_refused(warm, "--config-dir mine experiment=broken", 2, says)
+
+
+def test_a_setting_beside_the_groups_is_refused_unless_another_looks_it_up(warm):
+    folder = warm.folder / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    yaml = folder / "sizes.yaml"
+    yaml.write_text(f"# @package _global_\nbatch_size: 100\n{SHORT}\n")
+    assert_refused(warm, "--config-dir mine experiment=sizes", 2, r"batch_size: no such .*mean data\.batch_size\?$")
+    yaml.write_text(f"# @package _global_\nshared: 100\ndata: {{batch_size: '${{shared}}'}}\n{SHORT}\n")
+    taken = warm("--config-dir", "mine", "experiment=sizes", "data=digits", "algo=bp", "model=mlp")
+    assert taken.wait() == 0, taken.stderr
 
 
 # -- data

@@ -1,5 +1,8 @@
 """The errors that end a command with one line, each kind with an exit code of its own."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class Refusal(Exception):
     """A run cannot start or continue; the message is one line that says what to do."""
@@ -45,3 +48,10 @@ def one_line(text: object, longest: int = 1000) -> str:
     line = " ".join(str(text).split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: longest + 1])
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def did_you_mean(word: str, options: Sequence[str]) -> str:
+    """A sentence that names the option closest to a mistyped word, or nothing; first one that ends as the word does."""
+    end = f".{word.rpartition('.')[2]}"
+    close = [option for option in options if option.endswith(end)] or difflib.get_close_matches(word, options, n=1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -5,7 +5,7 @@ rejected, with the setting's name and range, before anything is trained.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,7 +19,7 @@ from pydantic import (
     validate_call,
 )
 
-from ffbp.errors import ConfigError
+from ffbp.errors import ConfigError, did_you_mean
 from ffbp.lifecycle.threads import MOST_THREADS
 
 Settings = dict[str, Any]
@@ -212,6 +212,26 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         RunSettings.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(describe("", error)) from error
+
+
+def check_top_level(settings: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for a setting beside the groups that nothing reads: misspelt, or a level too high.
+
+    `settings` are as composed, with their lookups: a value of one's own that another setting looks up has a use.
+    """
+    known = {*RunSettings.model_fields, "paths", "resume", "debug"}
+    lookups = "".join(re.findall(r"\$\{[^}]*", str(settings)))
+    for name in [name for name in settings if name not in known]:
+        if not re.search(rf"\b{re.escape(name)}\b", lookups):
+            others = setting_names({key: settings[key] for key in settings if key != name})
+            raise ConfigError(f"{name}: no such setting.{did_you_mean(name, list(others))}")
+
+
+def setting_names(node: Any, prefix: str = "") -> Iterator[str]:
+    """The full names of all settings and groups of settings, such as algo and algo.optimizer.lr."""
+    for name, child in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{name}"
+        yield from setting_names(child, f"{prefix}{name}.")
 
 
 def ended_by_the_clock(settings: Settings) -> bool:

@@ -1,6 +1,5 @@
 """Every refusal as one line on stderr and an exit code. Imports little, so that a failing import is one of them."""
 
-import difflib
 import re
 import sys
 import threading
@@ -8,9 +7,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from signal import Signals
-from typing import Any
 
-from ffbp.errors import ConfigError, Refusal, ResourceError, one_line
+from ffbp.errors import ConfigError, Refusal, ResourceError, did_you_mean, one_line
 from ffbp.files import CONF
 from ffbp.processes import FIRST_PROCESS, first_process_ends
 
@@ -44,13 +42,6 @@ def quiet_background() -> None:
 
     threading.excepthook = say
     sys.unraisablehook = lambda failed: None
-
-
-def did_you_mean(word: str, options: list[str]) -> str:
-    """A sentence that names the option closest to a mistyped word, or nothing; first one that ends as the word does."""
-    end = f".{word.rpartition('.')[2]}"
-    close = [option for option in options if option.endswith(end)] or difflib.get_close_matches(word, options, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -128,6 +119,8 @@ def _known_keys() -> Iterator[str]:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    from ffbp.settings import setting_names
+
     GlobalHydra.instance().clear()
     groups = [
         word
@@ -135,10 +128,4 @@ def _known_keys() -> Iterator[str]:
         if "," not in word and (CONF / word.replace("=", "/")).with_suffix(".yaml").is_file()
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield from _nested_keys(OmegaConf.to_container(compose("train", groups), resolve=False))
-
-
-def _nested_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for name, child in node.items() if isinstance(node, dict) else ():
-        yield f"{prefix}{name}"
-        yield from _nested_keys(child, f"{prefix}{name}.")
+        yield from setting_names(OmegaConf.to_container(compose("train", groups), resolve=False))

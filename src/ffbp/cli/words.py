@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from ffbp.cli.refusals import did_you_mean
-from ffbp.errors import ConfigError
+from ffbp.errors import ConfigError, did_you_mean
 
 Options = TypeVar("Options")
 
