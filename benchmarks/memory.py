@@ -17,6 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from machine import machine
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint_sequential
@@ -94,6 +95,7 @@ def draw(figures: dict[str, dict[int, float]], path: Path) -> None:
             axes.plot(list(found), list(found.values()), "o-", color=color, label=name, markersize=4)
         axes.set(xscale="log", yscale="log", xlabel="layers of 1000 units", ylabel="MiB of a step, 1000 images")
         axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.legend(frameon=False)

@@ -232,8 +232,9 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A bar for each quotient, and a line at what is wanted."""
+def draw(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
+    """A bar for each quotient, and a line at what is wanted; bf16 is left out where the processor emulates it."""
+    rows = [row for row in rows if about.get("bf16", True) or "bf16" not in row["what"]]
     with mpl.rc_context(fname=STYLE):
         figure = Figure(figsize=(8.5, 1 + 0.34 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -256,7 +257,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_axisbelow(True)
         axes.set_yticks(range(len(rows)), [row["what"] for row in rows])
         axes.invert_yaxis()
-        axes.set(xlabel="time of a batch, in that of the other side; median and range of all rounds", xlim=(0, None))
+        axes.set(
+            xlabel=f"time of a batch over that of the other side: median and range\n{about['cpu']}", xlim=(0, None)
+        )
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside upper right", frameon=False)
         figure.savefig(path, dpi=130)
@@ -289,7 +292,7 @@ def main() -> None:
         wanted = f", at most {row['wanted']:.2f} wanted" if row["wanted"] else ""
         print(f"{row['what']}: {row['median']:.2f} ({row['least']:.2f} to {row['most']:.2f}){wanted}")
     if arguments.out:
-        draw(ratios(cases), arguments.out.with_suffix(".png"))
+        draw(ratios(cases), about, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

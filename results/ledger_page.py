@@ -18,7 +18,7 @@ from ffbp.report.figures import STYLE
 
 RESULTS = Path(__file__).parent
 CONTROL = "bp"
-TITLES = {"mnist_mlp": "MNIST, MLP", "mnist_cnn": "MNIST, CNN", "fashion_mlp": "Fashion-MNIST, MLP"}
+TITLES = {"mnist_mlp": "MNIST, MLP", "mnist_cnn": "MNIST, CNN with batch norm", "fashion_mlp": "Fashion-MNIST, MLP"}
 COLORS = {"mnist_mlp": "#1f5fa8", "mnist_cnn": "#2a9d8f", "fashion_mlp": "#d1495b"}
 LAYERS = ("#7db8e0", "#0b3d7a", "#2a9d8f", "#e9a23b", "#d1495b")  # first to last
 GREY = "#6b7280"
@@ -145,9 +145,10 @@ def draw_ledger(path: Path) -> None:
         errors.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
         for axes in (seconds, memory, alignment):
             axes.tick_params(axis="y", length=0)
-        seconds.set(xlabel="time of an epoch,\nbackpropagation: 1")
-        memory.set(xlabel="memory of a step,\nbackpropagation: 1")
-        alignment.set(xlabel="cosine with backprop,\nfirst layer light, second dark", xlim=(-0.25, 1.08))
+        seconds.set(xlabel=f"{TITLES[first]}:\ntime of an epoch,\nbackpropagation: 1")
+        memory.set(xlabel=f"{TITLES[first]}:\nmemory of a step,\nbackpropagation: 1")
+        alignment.set(xlabel=f"{TITLES[first]}: cosine\nwith backpropagation,\nlayer 1 light, layer 2 dark")
+        alignment.set(xlim=(-0.25, 1.08))
         alignment.axvline(0, color=GREY, linewidth=0.8)
         figure.savefig(path, dpi=150)
 
@@ -168,25 +169,30 @@ def draw_curves(path: Path) -> None:
                 upper.axis("off"), lower.axis("off")
                 continue
             name, runs = cell
-            for shown, color, width in ((rows[CONTROL], "#b6bcc6", 1.5), (runs, COLORS["mnist_mlp"], 1.8)):
+            shades = {"backpropagation": (rows[CONTROL], "#b6bcc6", 1.5), "the rule": (runs, COLORS["mnist_mlp"], 1.8)}
+            for whose, (shown, color, width) in shades.items():
                 for run in shown:
                     error = 100 * (1 - np.array(run["history"]["val/acc"]))
-                    upper.plot(np.arange(1, 1 + len(error)), error, color=color, linewidth=width, alpha=0.7)
+                    label = f"error of {whose}, each seed" if run is shown[0] else None
+                    epochs = np.arange(1, 1 + len(error))
+                    upper.plot(epochs, error, color=color, linewidth=width, alpha=0.7, label=label)
             upper.set_title(ROWS[name].title, fontsize=10)
             upper.set(yscale="log", ylim=(1, 40))
             upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             upper.yaxis.set_major_formatter("{x:g}")
             upper.yaxis.set_minor_locator(NullLocator())
             for number, (layer, color) in enumerate(zip(alignments(runs), LAYERS, strict=False)):
-                lower.plot(np.arange(1, 1 + len(layer)), layer, color=color, linewidth=1.8, label=f"layer {number + 1}")
+                epochs = np.arange(1, 1 + len(layer))
+                lower.plot(epochs, layer, color=color, linewidth=1.8, label=f"cosine of layer {number + 1}")
             lower.set(ylim=(-0.15, 1.05))
             if place % across == 0:
                 upper.set(ylabel="validation error, %")
                 lower.set(ylabel="cosine")
         for axes in grid[-1]:
             axes.set(xlabel="epoch")
-        handles, labels = grid[1][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        drawn = [grid[number][1].get_legend_handles_labels() for number in (0, 1)]
+        handles, labels = (above + below for above, below in zip(*drawn, strict=True))
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, title=TITLES["mnist_mlp"])
         figure.savefig(path, dpi=130)
 
 

@@ -7,6 +7,7 @@ import matplotlib as mpl
 from ledger import ROWS, TABLES
 from ledger_page import GREY, TITLES, Runs, read_costs, read_table
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ffbp.report.figures import STYLE
 
@@ -74,16 +75,19 @@ def draw_times(path: Path) -> None:
                 axes.plot(list(medians.values()), [number] * len(medians), color=GREY, linewidth=1, zorder=1)
                 for level, seconds in medians.items():
                     shade = SHADES[LEVELS.index(level)]
-                    axes.scatter(seconds, number, color=shade, s=45, zorder=2, label=f"{level} %")
+                    fill = shade if None not in levels[level] else "white"  # hollow where some seeds never get there
+                    axes.scatter(seconds, number, color=shade, facecolor=fill, s=45, zorder=2)
             axes.set(yticks=range(len(rows)), ylim=(-0.6, len(rows) - 0.4), title=TITLES[table], xscale="log")
             axes.set_yticklabels([ROWS[name].title for name in rows])
             axes.invert_yaxis()
             axes.xaxis.set_major_formatter("{x:g}")
-        grid[-1].set(xlabel="seconds of training on one thread, median of the seeds that get there")
-        drawn = [axes.get_legend_handles_labels() for axes in grid]
-        handles = {label: handle for found in drawn for handle, label in zip(*found, strict=True)}
-        order = [f"{level} %" for level in LEVELS if f"{level} %" in handles]
-        figure.legend([handles[name] for name in order], order, loc="outside upper center", ncols=5, frameon=False)
+        hints = "hollow if some never do; of dots that coincide, the highest accuracy shows"
+        grid[-1].set(xlabel=f"seconds of training on one thread: median of the seeds that get there,\n{hints}")
+        dots = [
+            Line2D([], [], marker="o", linestyle="", color=shade, label=f"{level} %")
+            for level, shade in zip(LEVELS, SHADES, strict=True)
+        ]
+        figure.legend(handles=dots, loc="outside upper center", ncols=len(LEVELS), frameon=False)
         figure.savefig(path, dpi=130)
 
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch.nn.functional import one_hot
 
 from ffbp.algorithms.forward_forward.labels import fourier, overlay
-from ffbp.algorithms.forward_forward.negatives import hybrids, region_masks, scrambled, uniform_negatives
+from ffbp.algorithms.forward_forward.negatives import blends, hybrids, region_masks, scrambled, uniform_negatives
 from ffbp.data.sources import idx_set
 
 COUNT, CLASSES = 4, 10
@@ -27,22 +27,23 @@ def main() -> None:
     false = uniform_negatives(labels, CLASSES, torch.rand(COUNT, generator=generator))
     masks = region_masks(torch.rand(COUNT, 28, 28, generator=generator))
     weights = {"true label": one_hot(labels, CLASSES).float(), "false label": one_hot(false, CLASSES).float()}
-    weights["neutral"] = torch.full((COUNT, CLASSES), 1 / CLASSES)
+    weights["neutral (a tenth of each)"] = torch.full((COUNT, CLASSES), 1 / CLASSES)
     corner, wave = overlay((1, 28, 28), CLASSES), fourier((1, 28, 28), CLASSES)
     columns = {
         **{f"pixels, {name}": corner(images, each) for name, each in weights.items()},
-        **{f"waves, {name}": wave(images, weights[name]) for name in ("true label", "false label")},
+        **{f"waves, {name}": wave(images, each) for name, each in weights.items()},
         "mask": masks.unsqueeze(1),
         "hybrid": hybrids(images, masks),
+        "blend": blends(images),
         "noise": scrambled(images, torch.rand(COUNT, 28 * 28, generator=generator)),
     }
-    figure, axes = plt.subplots(COUNT, len(columns), figsize=(1.3 * len(columns), 1.36 * COUNT), layout="constrained")
+    figure, axes = plt.subplots(COUNT, len(columns), figsize=(1.2 * len(columns), 1.3 * COUNT), layout="constrained")
     for line, (name, pictures) in zip(axes.T, columns.items(), strict=True):
         for number, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
             shown = {"true": int(labels[number]), "false": int(false[number])}
             label = next((shown[kind] for kind in shown if kind in name), None)
             draw(axis, picture[0], label, boxed="pixels" in name)
-        line[0].set_title(name.replace(", ", ":\n"), fontsize=10)
+        line[0].set_title(name.replace(", ", ":\n").replace(" (", "\n("), fontsize=9)
     path = Path(__file__).with_suffix(".png")
     figure.savefig(path, dpi=110)
     print(path)

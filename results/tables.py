@@ -55,6 +55,7 @@ NAMES = {
 CURVES = {  # in the picture of accuracy
     "paper_bp": "backprop, the article's CNN, shifts",
     "control_bp": "backprop, 784-128-10",
+    "control_bp_shifts": "backprop, 784-128-10, shifts",
     "paper_ff": "Forward-Forward, 784-128",
     "paper_ff_shifts": "Forward-Forward, 784-128, shifts",
 }

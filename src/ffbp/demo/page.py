@@ -94,7 +94,7 @@ def _accuracy(run: Path) -> str:
         metrics = read_metrics(RunDirectory(run).metrics)
     except CheckpointError:
         return ""
-    return f"{100 * metrics['test/acc']:.2f} % of the test images" if metrics else ""
+    return f"{100 * metrics['test/acc']:.2f} % of the test images right" if metrics else ""
 
 
 def _hash(text: str) -> str:

@@ -63,7 +63,8 @@ def draw(groups: Sequence[Group], quantity: str, *paths: Path) -> None:
         handles, named = by_epoch.get_legend_handles_labels()
         figure.legend(handles, named, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
         left_out = "" if len(shown) == len(groups) else f"   the best {len(shown)} of {len(groups)}"
-        title = "solid: validation   dotted: training" if few else f"validation{left_out}"
+        title = "solid: validation   dotted: in training" if few else f"validation{left_out}"
+        title += "   band: ± a standard deviation" if any(len(group.runs) > 1 for group in shown) else ""
         by_second.set_title(title, loc="right", fontsize=9, color="#6b7280")
         for path in paths:
             figure.savefig(path, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None, dpi=150)
