@@ -54,6 +54,7 @@ CASES = {  # and whether the strategy is named or chosen for two devices
     "bp, batch norm": (["model.batch_norm=true", "callbacks=alignment"], "auto"),
     "ff": (RESTS, "ddp"),
     "random_features": (RESTS, "auto"),
+    "feedback, batch norm": (["model.batch_norm=true", "data.batch_size=5", "trainer.limit_train_batches=2"], "auto"),
     "feedback": (["trainer.accumulate_grad_batches=5", "algo.optimizer.lr=0.005", *RESTS], "auto"),
 }
 

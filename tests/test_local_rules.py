@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import fresh
+from conftest import fresh, settings
 from formulas import CONV, MLP, arrays, assert_close, forward, gradients_of, ready, softmax
 from torch.nn.functional import cross_entropy, one_hot
 
 from ffbp.algorithms.local_loss import similarities
+from ffbp.build import build_algorithm
 from ffbp.errors import ConfigError
 
 # -- local losses
@@ -66,6 +67,20 @@ def test_each_layer_learns_from_the_losses_of_its_own_activity_alone(loss, model
         ):
             assert_close(found[parameter], gradient)
         below = activity.detach()
+
+
+def test_without_a_limit_maps_that_are_not_square_are_read_as_they_are():
+    chosen = settings("algo=local_loss", "algo.loss=pred", "algo.readout_inputs=null", *CONV)
+    rule = build_algorithm(chosen["algo"], chosen["model"], (1, 28, 14), 10)
+    images = torch.rand(3, 1, 28, 14)
+    below, *_ = rule.stack.activities(images)
+    assert below.shape[2] != below.shape[3]
+    with torch.no_grad():
+        for parameter in rule.heads[0].parameters():
+            parameter.normal_()
+        expected = rule.heads[0](below.detach().clone())
+        assert torch.equal(rule.layer_logits(list(rule.stack.activities(images)))[0], expected)
+        assert sum(p.numel() for p in rule.heads[0].parameters()) == 10 * below[0].numel() + 10
 
 
 def test_uncut_local_losses_are_deep_supervision():

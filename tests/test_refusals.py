@@ -67,6 +67,7 @@ SETTINGS = [
     (f"{BP} trainer.max_epochs=1 trainer.min_epochs=2", 2, "min_epochs=2: at most trainer.max_epochs=1"),
     (f"{BP} algo.optimizer=null", 2, "needs an optimizer"),
     ("algo=ff algo.negatives=hybrid data=digits data.batch_size=1", 2, "two images"),
+    (f"{FF} algo.negatives=blend data.batch_size=3 trainer.accelerator=cpu trainer.devices=2", 2, "take 4 or more"),
     ("algo=local_loss data=digits data.batch_size=1", 2, "compares the images"),
     ("algo=forward_gradient data=digits model.batch_norm=true", 2, "not with batch norm"),
     *[(f"{BP} algo.optimizer.lr={value}", 2, "lr=.* number") for value in ("abc", "nan", "inf", "0", "-1", "on")],

@@ -1,5 +1,6 @@
 """SoftHebb against its formulas, written out once more image by image in NumPy, in double precision."""
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -150,6 +151,13 @@ def test_a_pool_that_cannot_be_is_refused(pools):
 def test_a_layer_of_one_unit_is_refused():
     with pytest.raises(ConfigError, match="layer 1 has 1 unit"):
         fresh("algo=softhebb", "model=mlp", "model.widths=[3,1]")
+
+
+def test_half_precision_which_its_sums_overflow_is_refused():
+    trainer = pl.Trainer(max_epochs=1, logger=False, accelerator="cpu")
+    trainer.strategy.precision_plugin.precision = "16-mixed"
+    with pytest.raises(ConfigError, match=r"precision=16-mixed: softhebb .* bf16-mixed"):
+        fresh("algo=softhebb").check_trainer(trainer)
 
 
 def test_a_list_of_rates_has_one_for_each_layer():

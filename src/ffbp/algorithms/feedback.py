@@ -67,12 +67,16 @@ class Feedback(Algorithm):
         activities = list(self.stack.activities(batch.images, local=True))  # each one's graph is that of its layer
         logits = self.stack.head(activities[-1].detach())  # (B, classes)
         labels = one_hot(batch.labels, self.stack.classes)
-        error = (logits.detach().softmax(1) - labels) / len(logits)
-        sent = error if self.feedback == "dfa" else labels.to(error.dtype) / len(logits)
+        # with this process's share of the batch, since batch norm sends errors of one process to all
+        share = batch.loss_weight
+        error = (logits.detach().softmax(1) - labels) / len(logits) * share
+        sent = error if self.feedback == "dfa" else labels.to(error.dtype) / len(logits) * share
         roads = (sent @ self.roads.to(sent.dtype)).split(self.units, 1)  # for each layer (B, units)
         errors = [road.view_as(activity).to(activity.dtype) for road, activity in zip(roads, activities, strict=True)]
         parameters = list(self.parameters())
         gradients = torch.autograd.grad([*activities, logits], parameters, [*errors, error.to(logits.dtype)])
+        if share not in (0, 1):  # by which the written gradients will be multiplied
+            gradients = tuple(gradient / share for gradient in gradients)
         return Step(logits, gradients=dict(zip(parameters, gradients, strict=True)))
 
     def _above(self) -> list[Block]:

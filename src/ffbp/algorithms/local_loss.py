@@ -1,5 +1,6 @@
 """Local losses: each layer learns from a read-out of its own, and no error leaves a layer."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -61,10 +62,11 @@ class LocalLoss(Algorithm):
         ]
         self.local, self.readout = cut, readout
         shapes = stack.activity_shapes()
-        self.pools = [pooled_side(shape, readout_inputs) for shape in shapes[:-1]]
+        self.pools = [pooled_side(shape, readout_inputs) for shape in shapes[:-1]]  # the last one has the head
         self.heads, self.projections = nn.ModuleList(), nn.ModuleList()
         if self.weights[0]:
-            inputs = [shape[0] * pool**2 for shape, pool in zip(shapes, self.pools, strict=False)]
+            pairs = zip(shapes, self.pools, strict=False)
+            inputs = [math.prod(shape) if side is None else shape[0] * side**2 for shape, side in pairs]
             self.heads.extend(stack.make_head(features) for features in inputs)
         for parameter in self.heads.parameters():
             nn.init.zeros_(parameter)
@@ -89,7 +91,7 @@ class LocalLoss(Algorithm):
     def layer_logits(self, activities: list[Tensor]) -> list[Tensor]:
         """The logits (B, classes) of the layers that have a read-out, the last one's last."""
         pairs = zip(activities[:-1], self.heads, self.pools, strict=False)
-        below = [head(adaptive_avg_pool2d(h, side) if h.dim() == 4 else h) for h, head, side in pairs]
+        below = [head(h if side is None else adaptive_avg_pool2d(h, side)) for h, head, side in pairs]
         return [*below, self.stack.head(activities[-1])]
 
     def readouts(self, images: Tensor) -> dict[str, Tensor]:
@@ -126,9 +128,11 @@ def _projection(shape: tuple[int, ...]) -> nn.Module:
     return nn.Linear(units, units, bias=False) if len(shape) == 1 else nn.Conv2d(units, units, 3, padding=1, bias=False)
 
 
-def pooled_side(shape: Sequence[int], most: int | None) -> int:
-    """How many regions a side of a map is divided into, so that all channels together have at most `most` of them."""
-    if len(shape) == 1:
-        return 1
-    side = min(shape[1:])
-    return side if most is None else max(1, min(side, int((most / shape[0]) ** 0.5)))
+def pooled_side(shape: Sequence[int], most: int | None) -> int | None:
+    """How many regions a side of a map is divided into, so that all channels together have at most `most` of them.
+
+    None for activities that are read as they are: those of dense layers, and all if there is no limit.
+    """
+    if len(shape) == 1 or most is None:
+        return None
+    return max(1, min(*shape[1:], int((most / shape[0]) ** 0.5)))

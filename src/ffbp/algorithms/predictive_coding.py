@@ -24,7 +24,7 @@ class PredictiveCoding(Algorithm):
     Args:
         stack: what is trained.
         steps: of the activities, for each step of the weights; the label gets one layer further down with each.
-        rate: of these steps. Where it is large against the squares of the weights, the activities overshoot.
+        rate: of these steps. Where its product with the weights' squared norm is large, the activities overshoot.
         beta: how strongly the label pulls at the output.
         settings: `optimizer` and `schedule`, see `Algorithm`.
 
@@ -52,7 +52,8 @@ class PredictiveCoding(Algorithm):
             first = states[0]  # no state lies below it, so what is predicted for it stays the same
             for _ in range(self.steps):
                 states = [state.detach().requires_grad_() for state in states]
-                pulls = torch.autograd.grad(self.energy(batch, states, first), states)
+                energy = self.energy(batch, states, first) * bool(batch.counted)  # batch norm sends it to all processes
+                pulls = torch.autograd.grad(energy, states)
                 states = [state - self.rate * pull for state, pull in zip(states, pulls, strict=True)]
             loss = self.energy(batch, [state.detach() for state in states]) / (self.beta * len(logits))
         return Step(logits, loss, {"predictive_coding/energy": loss.detach() * self.beta})

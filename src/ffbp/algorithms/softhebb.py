@@ -130,6 +130,11 @@ class SoftHebb(Algorithm):
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
         super().check_trainer(trainer)
+        if trainer.precision.startswith("16"):
+            raise ConfigError(
+                f"trainer.precision={trainer.precision}: softhebb adds up over all images and positions, "
+                "more than half precision can hold; use bf16-mixed or 32-true."
+            )
         self.plan.check_trainer(trainer)
 
     def compile_parts(self) -> None:

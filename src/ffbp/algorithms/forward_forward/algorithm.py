@@ -199,8 +199,10 @@ class ForwardForward(Algorithm):
 
     def check_batches(self, trainer: pl.Trainer, data: MemoryData) -> None:
         super().check_batches(trainer, data)
-        if data.batch_size == 1 and self.contrast.kind in ("hybrid", "blend"):
-            raise ConfigError(f"data.batch_size=1: a {self.contrast.kind} is of two images of a batch; take 2 or more.")
+        least = 2 * trainer.world_size  # each process mixes the images of its own share
+        if data.batch_size < least and self.contrast.kind in ("hybrid", "blend"):
+            said = f"data.batch_size={data.batch_size}: a {self.contrast.kind} is of two images of a batch"
+            raise ConfigError(f"{said}; take {least} or more.")
 
     def compile_parts(self) -> None:
         compile_each_size(self.whole_step)
