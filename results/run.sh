@@ -21,7 +21,7 @@ five=seed=0,1,2,3,4 # of what takes less than ten minutes
 sweep paper_bp experiment=paper_bp $five,5,6,7,8,9
 for name in control_bp control_bp_shifts fashion_paper_bp fashion_ff fashion_bp; do sweep "$name" "experiment=$name" $five; done
 for name in fashion_ff_shifts fashion_bp_shifts; do sweep "$name" "experiment=$name" seed=1,2,3; done
-for name in fashion_groups fashion_hinton_unsupervised fashion_self_contrastive; do
+for name in fashion_groups fashion_hinton_supervised fashion_hinton_unsupervised fashion_self_contrastive; do
   for pair in "$name" "${name}_bp"; do sweep "$pair" "experiment=$pair" seed=0,1,2; done
 done
 sweep cells algo=bp,ff model=cnn,mlp trainer.max_epochs=2 seed=0,1,2
