@@ -241,11 +241,28 @@ def test_settings_that_do_not_fit_a_folder(changes, says, shapes):
 
 
 @pytest.mark.parametrize(
-    "path", ["my pictures", "~/ü", "a (1)", "a'b", "a\\'b", "x=y", "[1]", "#1", "a&b!", "C:\\x", "./7"]
+    "path",
+    [
+        "my pictures",
+        "~/ü",
+        "a (1)",
+        "a'b",
+        "a\\'b",
+        "x=y",
+        "[1]",
+        "#1",
+        "a&b!",
+        "C:\\x",
+        "./7",
+        "2026_01_15",
+        "1e3",
+        "0.10",
+        "True",
+    ],
 )
 def test_any_path_can_be_typed(path):
     parsed = OverridesParser.create().parse_override(with_quoted_path(f"data.path={path}"))
-    assert parsed.value() == path
+    assert parsed.value() == str(Path(path).expanduser() if path.startswith("~") else path)
     assert with_quoted_path(with_quoted_path(f"data.path={path}")) == with_quoted_path(f"data.path={path}")
 
 

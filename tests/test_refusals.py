@@ -55,6 +55,9 @@ SETTINGS = [
     ("logger=null", 2, "logger=null: .*logger=none"),
     ("lr=1", 2, "mean algo.optimizer.lr"),
     (f"{BP} +lr=1", 2, "^error: lr: no such setting. Did you mean algo.optimizer.lr"),
+    (f"{BP} +data_dir=/x", 2, "data_dir: no such setting. Did you mean data.data_dir"),
+    (f"{BP} +output_dir=mine", 2, "output_dir: no such setting"),
+    (f"{BP} +paths.cache=mine", 2, "paths.cache: no such setting"),
     (f"{BP} +optimizer.lr=1", 2, "optimizer: no such setting. Did you mean algo.optimizer"),
     # what belongs to a sweep, and what would put a run into two places
     ("sweep=seeds", 2, r"write \+sweep=seeds, and -m"),

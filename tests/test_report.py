@@ -22,6 +22,7 @@ from ffbp.callbacks.pictures import first_layer_picture
 from ffbp.errors import CheckpointError, ConfigError
 from ffbp.lifecycle.directory import RunDirectory
 from ffbp.models import Block
+from ffbp.report.curves import curve
 from ffbp.report.differences import labels
 from ffbp.report.figures import draw
 from ffbp.report.page import conclusions, row, terminal_table, write_report
@@ -357,6 +358,13 @@ def test_epochs_that_were_not_validated_leave_no_gap_in_a_curve(tmp_path):
     assert drawn[0][0] == [2, 4]
     assert drawn[0][1] == pytest.approx([91, 95])
     assert drawn[2][0] == [2, 4]  # seconds
+
+
+def test_a_run_that_did_not_measure_a_quantity_has_no_part_in_its_curve():
+    measured = {"time/epoch_seconds": [1.0, 3.0], "alignment/layer_0": [0.5, 0.25]}
+    runs = tuple(Run({"data": "mnist"}, history, []) for history in (measured, {"time/epoch_seconds": [9.0] * 5}))
+    found = curve(Group("a group", runs), "alignment/layer_0")
+    assert [part.tolist() for part in found] == [[1, 2], [1, 4], [0.5, 0.25], [0, 0]]
 
 
 def test_the_gap_divides_into_algorithm_and_network():

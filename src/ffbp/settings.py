@@ -214,17 +214,22 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ConfigError(describe("", error)) from error
 
 
-def check_top_level(settings: Mapping[str, Any]) -> None:
-    """Raise a ConfigError for a setting beside the groups that nothing reads: misspelt, or a level too high.
+LOOKUP = re.compile(r"\$\{(?:oc\.select:)?\.*+([\w.-]++)(?!:)")  # ${seed}, ${..seed}; not a resolver such as ${now:%Y}
+
+KNOWN = {*RunSettings.model_fields, "paths", "resume", "debug"}
+KNOWN |= {f"paths.{name}" for name in ("data_dir", "log_dir", "output_dir")}
+
+
+def check_names(settings: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for a setting beside the groups, or among `paths`, that nothing reads.
 
     `settings` are as composed, with their lookups: a value of one's own that another setting looks up has a use.
     """
-    known = {*RunSettings.model_fields, "paths", "resume", "debug"}
-    lookups = "".join(re.findall(r"\$\{[^}]*", str(settings)))
-    for name in [name for name in settings if name not in known]:
-        if not re.search(rf"\b{re.escape(name)}\b", lookups):
-            others = setting_names({key: settings[key] for key in settings if key != name})
-            raise ConfigError(f"{name}: no such setting.{did_you_mean(name, list(others))}")
+    looked_up = [f"{name}." for name in LOOKUP.findall(str(settings))]
+    for name in [*settings, *(f"paths.{name}" for name in settings.get("paths") or ())]:
+        if name not in KNOWN and not any(each.startswith(f"{name}.") for each in looked_up):
+            others = [other for other in setting_names(settings) if not f"{other}.".startswith(f"{name}.")]
+            raise ConfigError(f"{name}: no such setting.{did_you_mean(name, others)}")
 
 
 def setting_names(node: Any, prefix: str = "") -> Iterator[str]:

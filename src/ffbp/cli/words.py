@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ffbp.errors import ConfigError, did_you_mean
@@ -112,16 +113,24 @@ def reject_unusable_words(words: Sequence[str]) -> None:
 
 PLACES = ("data.path", "paths.data_dir", "paths.log_dir", "hydra.run.dir", "hydra.sweep.dir")
 
+NO_TEXT = re.compile(r"[+-]?[\d._]*\d[\d._]*(e[+-]?\d+)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE)
+"""What Hydra reads as a number, a truth value or nothing."""
+
 
 def with_quoted_path(word: str) -> str:
-    """A word as Hydra reads it: the place of files in quotes, if something in it is no plain letter, or all are digits.
+    """A word as Hydra reads it: the place of files in quotes, if something in it is no plain letter, or it is a number.
 
-    Places that are swept over, by commas, or looked up stay as they are.
+    A leading ~ is the home directory, since shells do not see it behind a key with dots. Places that are swept over, by
+    commas, or looked up stay as they are.
     """
     key, equals, path = word.partition("=")
-    plain = re.fullmatch(r"[\w./:+@%\\ ,-]*", path, re.ASCII) and not path.isdecimal()
-    if key not in PLACES or path[:1] in ("'", '"') or "${" in path or plain:
+    if key not in PLACES or path[:1] in ("'", '"') or "${" in path:
         return word
+    if path == "~" or path.startswith("~/"):
+        path = str(Path(path).expanduser())
+    plain = re.fullmatch(r"[\w./:+@%\\ ,-]*", path, re.ASCII)
+    if plain and not NO_TEXT.fullmatch(path):
+        return f"{key}={path}" if equals else word
     escaped = re.sub(r"(\\*)'", r"\1\1\'", path)
     return f"{key}{equals}'{escaped}'"
 

@@ -23,7 +23,7 @@ from ffbp.lifecycle.prune import is_pruned
 from ffbp.lifecycle.saved import keep, read_kept, settings_of
 from ffbp.lifecycle.threads import usable_cores
 from ffbp.processes import FIRST_PROCESS, SIGNALS
-from ffbp.settings import Settings, check_settings, check_top_level, ended_by_the_clock
+from ffbp.settings import Settings, check_names, check_settings, ended_by_the_clock
 
 
 def start_run(config: DictConfig, path: Path) -> None:
@@ -54,7 +54,7 @@ def check_places(config: DictConfig, chdir: bool | None) -> None:
 def begin_run(config: DictConfig, directory: RunDirectory) -> None:
     """Train from the start; the directory stays as it was if the settings turn out to be impossible."""
     with directory.emptied_if_rejected():
-        check_top_level(plain(config, resolve=False))
+        check_names(plain(config, resolve=False))
         _train(plain(config), directory, command_line(), keep(config))
 
 

@@ -21,18 +21,18 @@ class Curve(NamedTuple):
     """A quantity over the epochs in which it was measured, shapes (points,)."""
 
     epochs: Numbers  # from 1
-    seconds: Numbers  # of training so far, mean over the runs
+    seconds: Numbers  # of training so far, mean over the runs that measured it
     mean: Numbers
     deviation: Numbers  # of a sample; 0 for a single run
 
 
 def curve(group: Group, name: str) -> Curve | None:
     """A quantity of a group, None where it was not measured."""
-    histories = [run.history[name] for run in group.runs if name in run.history]
+    histories = [run.history for run in group.runs if name in run.history]
     if not histories:
         return None
-    mean, deviation = mean_and_deviation(side_by_side(histories))
-    times = [list(accumulate(run.history["time/epoch_seconds"])) for run in group.runs]
+    mean, deviation = mean_and_deviation(side_by_side([history[name] for history in histories]))
+    times = [list(accumulate(history["time/epoch_seconds"])) for history in histories]
     seconds, _ = mean_and_deviation(side_by_side(times))
     measured = np.isfinite(mean)
     epochs = np.arange(1.0, 1 + len(mean))
